@@ -1,0 +1,73 @@
+# What people and machines do with this repository; `make` alone lists it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3.11
+# A PYTHON that somebody chose is taken or refused; only our own default falls back.
+CANDIDATES := $(if $(filter file,$(origin PYTHON)),$(PYTHON) python3,$(PYTHON))
+# Test processes. Each keeps to one thread (tests/conftest.py), so this is also the number of busy cores.
+JOBS ?= 2
+# For `make lock`: LOCK_FLAGS=--upgrade or LOCK_FLAGS="--upgrade-package pillow"; without it every pin stays.
+LOCK_FLAGS ?=
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock" $(LOCK_FLAGS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint typecheck check bench lock clean
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+setup: $(VENV)/.installed ## make .venv with the locked dependencies and this checkout in it
+
+# pip is what a half-made environment lacks, so it is the sign that the environment is there.
+$(BIN)/pip:
+	@for python in $(CANDIDATES); do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    exec "$$python" -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "clf needs Python 3.11 or newer; not found as: $(CANDIDATES). Try: make setup PYTHON=/path/to/python3.11" >&2; \
+	exit 1
+
+# One environment for users and developers: the tools weigh little beside torch, and nothing is ever installed twice.
+$(VENV)/.installed: requirements-dev.lock pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## train on the embedded dataset: no GPU, no data, no account
+	$(BIN)/clf fit --config configs/demo.yaml
+	@echo
+	@echo "Everything of this run lies in runs/$$(readlink runs/latest), also reachable as runs/latest. Next:"
+	@echo "  $(BIN)/clf test                                               score its best checkpoint"
+	@echo "  $(BIN)/clf predict --data.predict FOLDER_OF_IMAGES            predict with it"
+	@echo "  $(BIN)/clf fit --ckpt_path last --trainer.max_epochs EPOCHS   train it for longer"
+
+test: setup ## all tests, with coverage
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report term
+
+lint: setup ## ruff (rules and format) and shellcheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck .ci/run
+
+typecheck: setup ## mypy --strict
+	$(BIN)/mypy
+
+check: lint typecheck test ## what CI runs
+
+bench: setup ## how long the command line takes to start
+	$(BIN)/python benchmarks/startup.py
+
+lock: | $(BIN)/uv ## rewrite both locks from pyproject.toml
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+$(BIN)/uv:
+	$(MAKE) setup
+
+clean: ## remove caches and reports; .venv and runs stay
+	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,164 @@
+"""SIGTERM and Ctrl-C: finish the step, save, leave."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What asks a process to end: the first politely from outside, the second as Ctrl-C."""
+
+
+class Interrupted(BaseException):
+    """Training was asked to end, and did; no error, hence no `Exception`.
+
+    Args:
+        signum: The signal that asked for it.
+        checkpoint: Where training goes on from; None if there was nothing to save.
+
+    Attributes:
+        exit_code: What the shell expects of a process that a signal ended: 143 for SIGTERM, 130 for Ctrl-C.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path | None = None) -> None:
+        name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        super().__init__(f"stopped by {name}" + (f"; saved {checkpoint}" if checkpoint else ""))
+        self.checkpoint = checkpoint
+        self.exit_code = 128 + signum
+
+
+@runtime_checkable
+class Saver(Protocol):
+    """The checkpoint callback, as far as an interruption needs it."""
+
+    last_model_path: str
+
+    def can_write_last(self, trainer: Trainer) -> bool:
+        """Say whether nothing would be lost here."""
+
+    def write_last(self, trainer: Trainer) -> Path | None:
+        """Write the state from which training goes on."""
+
+
+class Interrupt(Callback):
+    """Ends a run in good order on SIGTERM or Ctrl-C, by raising `Interrupted`.
+
+    In training the optimizer step is finished and ``last.ckpt`` written. In a validation the state from before it is
+    written, and it runs again when training goes on. Other verbs, and the sanity check, end after the batch. A second
+    signal ends the process at once.
+
+    Several processes agree before they end: one that left alone would hang the others. Inside a validation they cannot
+    (their shares may differ in length), so they finish it.
+    """
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning sets its own handlers after this hook; in the end it puts these back, and so do we.
+        self._signum = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+
+    def _listen(self, trainer: Trainer) -> None:
+        for signum in self._before:
+            signal.signal(signum, self._note)
+        if trainer.received_sigterm:  # before we listened
+            self._signum = signal.SIGTERM
+            trainer._signal_connector.received_sigterm = False
+
+    def _note(self, signum: int, _: FrameType | None) -> None:
+        # No more than a note: a handler runs in the middle of anything else, a collective or a write included.
+        if self._signum is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        self._signum = signum
+
+    def _stop_listening(self) -> None:
+        for signum, handler in self._before.items():
+            if handler is not None:  # set from C; there is no way to put it back
+                signal.signal(signum, handler)
+        self._before = {}
+
+    @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save_and_leave(trainer)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._nothing_is_lost(trainer):
+            self._save_and_leave(trainer)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._listen(trainer)
+        elif not trainer.sanity_checking and self._nothing_is_lost(trainer):
+            self._save_and_leave(trainer)
+
+    @override
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            self._leave()
+        elif trainer.world_size == 1 and self._nothing_is_lost(trainer):
+            self._save_and_leave(trainer)
+
+    @override
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._leave()
+
+    @override
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._leave()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop_listening()
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave late, when the signal came after the last batch: all is saved, and whatever follows is not wanted."""
+        self._stop_listening()
+        saver = _saver(trainer)
+        self._leave(Path(saver.last_model_path) if stage == "fit" and saver and saver.last_model_path else None)
+
+    def _nothing_is_lost(self, trainer: Trainer) -> bool:
+        saver = _saver(trainer)
+        return saver is None or saver.can_write_last(trainer)
+
+    def _save_and_leave(self, trainer: Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False):
+            self._signum = self._signum or signal.SIGTERM  # another process was asked
+            saver = _saver(trainer)
+            self._leave(saver.write_last(trainer) if saver else None)
+
+    def _leave(self, checkpoint: Path | None = None) -> None:
+        if self._signum is not None:
+            raise Interrupted(self._signum, checkpoint)
+
+
+def _saver(trainer: Trainer) -> Saver | None:
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Saver)), None)

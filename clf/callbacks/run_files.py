@@ -1,0 +1,67 @@
+"""What a run leaves for people: its configuration, circumstances and labels, and the link to the latest run."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from clf import runs
+from clf.environment import environment
+from clf.runs import Run
+
+
+class RunFiles(Callback):
+    """Writes ``config.yaml``, ``environment.json`` and ``labels_mapping.json`` once training is set up.
+
+    Args:
+        run: Directory of the run.
+        config: The resolved configuration as YAML text.
+        facts: What else belongs into ``environment.json``.
+    """
+
+    def __init__(self, run: Run, *, config: str, facts: dict[str, Any]) -> None:
+        self.run = run
+        self.config = config
+        self.facts = facts
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the files and point ``runs/latest`` here; an earlier configuration is kept under a number."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        keep_and_write(self.run.config, self.config)
+        keep_and_write(self.run.path / "environment.json", _json({**environment(), **self.facts}))
+        classifier = cast(Any, pl_module)
+        mapping = labels_mapping(classifier.classes, classifier.preprocessing.to_dict())
+        (self.run.path / "labels_mapping.json").write_text(_json(mapping), encoding="utf-8")
+        runs.publish(self.run)
+
+
+def labels_mapping(classes: list[str], preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """Say what the logits mean and what the network must be fed with.
+
+    Args:
+        classes: Class names by index.
+        preprocessing: The blocks ``normalization`` and ``input``.
+    """
+    return {
+        "num_classes": len(classes),
+        "class_to_idx": {name: index for index, name in enumerate(classes)},
+        "idx_to_class": {str(index): name for index, name in enumerate(classes)},
+        **preprocessing,
+        "model_sha256": None,
+    }
+
+
+def keep_and_write(path: Path, text: str) -> None:
+    """Write a file; one that says something else moves to ``<stem>.<number><suffix>`` first."""
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        number = 1
+        while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+            number += 1
+        path.replace(kept)
+    path.write_text(text, encoding="utf-8")
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

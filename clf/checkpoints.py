@@ -1,0 +1,86 @@
+"""What of ours travels in a checkpoint: the facts that rebuild and check a classifier, as primitives."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clf.errors import UserError
+
+KEY = "clf"
+"""Where the facts stand in the checkpoint's dictionary."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint says about its classifier.
+
+    Args:
+        classes: Class names; position is the index of the logit.
+        network: What was built: ``{"arch": "resnet18", …}`` for timm models (init arguments of the Classifier), or
+            ``{"class_path": …}`` for a network of the user's own.
+        preprocessing: The evaluation preprocessing, field by field.
+        weights_from: Where the weights came from before training, e.g. ``random`` or a file.
+    """
+
+    classes: list[str]
+    network: dict[str, Any]
+    preprocessing: dict[str, Any]
+    weights_from: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn into primitives that load with ``weights_only=True``."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+def read_facts(path: Path) -> Facts:
+    """Read the facts of a checkpoint file; the weights stay on disk and nothing in the file is executed.
+
+    Raises:
+        UserError: If the file is corrupt, holds more than tensors and primitives, or is not one of ours.
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"checkpoint {path} is corrupt or holds code instead of plain weights ({reason})") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint {path} cannot be read: it is corrupt or no checkpoint ({reason})") from error
+    facts = checkpoint.get(KEY) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(facts, Mapping):
+        raise UserError(f"checkpoint {path} was not written by clf (it has no {KEY!r} entry)")
+    if facts.get("format") != FORMAT:
+        raise UserError(f"checkpoint {path} has format {facts.get('format')!r}; this version of clf reads {FORMAT}")
+    return Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
+
+
+def describe_mismatch(saved: Facts, current: Facts) -> list[str]:
+    """Name every difference that makes a checkpoint unfit for a classifier.
+
+    Returns:
+        One clause per difference; empty when the checkpoint fits.
+    """
+    differences = []
+    if saved.classes != current.classes:
+        missing = [name for name in saved.classes if name not in current.classes]
+        extra = [name for name in current.classes if name not in saved.classes]
+        parts = [f"{len(saved.classes)} classes there, {len(current.classes)} here"]
+        parts += [f"only there: {_shorten(missing)}"] if missing else []
+        parts += [f"only here: {_shorten(extra)}"] if extra else []
+        differences.append(f"classes ({'; '.join(parts)})")
+    for kind in ("network", "preprocessing"):
+        there, here = getattr(saved, kind), getattr(current, kind)
+        changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+        differences += [f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in changed]
+    return differences
+
+
+def _shorten(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,343 @@
+"""The Trainer's verbs on LightningCLI: which keys there are, what is linked, and what happens around each verb."""
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from clf import logs, results
+from clf.callbacks.checkpoint import Checkpoint
+from clf.callbacks.interrupt import Interrupted
+from clf.callbacks.predictions import Predictions
+from clf.callbacks.run_files import RunFiles
+from clf.checkpoints import describe_mismatch
+from clf.classifier import Classifier
+from clf.config import CALLBACKS
+from clf.data.datamodule import ImageData
+from clf.data.samples import Split
+from clf.environment import device_name
+from clf.errors import UserError
+from clf.invocation import Invocation, understand
+from clf.loggers import RunLogger
+from clf.parser import Parser, refuse_nulls
+from clf.runs import Run
+from clf.session import Session, fill_placeholders
+
+log = logging.getLogger("clf")
+
+EVALUATION_CALLBACKS = ("interrupt", "predictions", "progress")
+"""What is attached outside of fit; the others watch training."""
+
+WRITING_CALLBACKS = ("checkpoint", "lr_monitor", "predictions", "timing")
+"""What a dry run (``trainer.fast_dev_run``), which has no directory, goes without."""
+
+_NOT_OPTIONS = {
+    *("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"),
+    *("weights_only", "return_predictions", "verbose"),  # decided here
+}
+
+
+def run(verb: str, words: Sequence[str]) -> int:
+    """Run one of the Trainer's verbs.
+
+    Args:
+        verb: ``fit``, ``validate``, ``test`` or ``predict``.
+        words: What follows it on the command line.
+    Returns:
+        Exit code, see `clf.main.main`.
+    Raises:
+        UserError: For mistakes in usage, configuration or data.
+    """
+    with logs.logging_to_terminal():
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # a class_path may name a file in the working folder
+        session = Session(understand(verb, words))
+        try:
+            return CLI(session).exit_code
+        except AlreadyDone as done:
+            log.info("%s", done)
+            return 0
+        except Interrupted as stop:
+            log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
+            return stop.exit_code
+        except MisconfigurationException as error:
+            raise UserError(str(error).strip().splitlines()[0]) from error
+        finally:
+            session.close()
+
+
+class AlreadyDone(Exception):
+    """Raised where a resumed run turns out to be finished."""
+
+
+class CLI(LightningCLI):
+    """One command: parses, builds and runs.
+
+    Args:
+        session: What the command works in.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.invocation: Invocation = session.invocation
+        self.verb = self.invocation.verb
+        self.exit_code = 0
+        composed = self.invocation.composed
+        super().__init__(
+            Classifier,
+            ImageData,
+            save_config_callback=None,
+            seed_everything_default=42,
+            parser_class=Parser,
+            parser_kwargs={"prog": "clf", self.verb: {"dump_header": composed.describe_origins()}},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            # As JSON: YAML would read a quoted "1e-3" as a number the second time.
+            args=[self.verb, "--config", json.dumps(composed.config), *self.invocation.flags],
+        )
+
+    # ------------------------------------------------------------------ which keys there are
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Build the parser of the asked verb only: all of them take half a second."""
+        return {self.verb: _NOT_OPTIONS}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our own keys and the links between rooms."""
+        parser.add_argument("--name", type=str | None, help="Name of the run; default: the stem of the config file.")
+        parser.add_argument("--run", type=str | None, help="Run directory to use, e.g. runs/resnet18/003.")
+        levels = Literal["debug", "info", "warning", "error"]
+        parser.add_argument("--log_level", type=levels, default="info", help="How much is said.")
+        if self.verb == "predict":
+            parser.add_argument("--output", type=str | None, help="File to write: .csv, .jsonl or .parquet.")
+        self._add_callbacks(parser)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        if self.verb == "fit":
+            parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
+            parser.link_arguments("data.class_counts", "model.class_counts", apply_on="instantiate")
+
+    def _add_callbacks(self, parser: LightningArgumentParser) -> None:
+        composed = self.invocation.composed.config["callbacks"]
+        for name in [*CALLBACKS, *(name for name in composed if name not in CALLBACKS)]:
+            class_path = (composed.get(name) or {}).get("class_path", CALLBACKS.get(name))
+            kind = _import(CALLBACKS[name]) if class_path == CALLBACKS.get(name) else Callback
+            parser.add_argument(f"--callbacks.{name}", type=kind | None, help=_first_line(kind))
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Type the composed configuration and the flags."""
+        assert isinstance(parser, Parser) and isinstance(args, list)
+        for each in (parser, *self._subcommand_parsers.values()):
+            each.origin = self.invocation.composed.origin  # type: ignore[attr-defined]
+        self.config = parser.parse_args(args)
+        for group, owner in (("data", ImageData), ("model", Classifier)):
+            refuse_nulls(group, self.config[self.verb][group].as_dict(), owner)
+
+    # ------------------------------------------------------------------ precedence
+
+    def before_instantiate_classes(self) -> None:
+        """Settle what the saved configuration says, then what only this command needs."""
+        config = self.config[self.verb]
+        logs.set_level(config.log_level)
+        for key in ("ckpt_path", "run"):
+            config.pop(key, None)
+        if self.verb == "fit":
+            config.name = self.invocation.name
+            self._settle_fit(config)
+        else:
+            config.trainer.logger = False
+            output = config.pop("output", None)
+            if output is not None and config.callbacks.predictions is not None:
+                config.callbacks.predictions.init_args.output = output
+        if self.invocation.checkpoint is not None:
+            # The weights come from the checkpoint; those it began with need not be had any more.
+            config.model.pretrained, config.model.weights = False, None
+
+    def _settle_fit(self, config: Namespace) -> None:
+        self.config_text = self._parser(self.verb).dump(config, skip_unset=False)
+        plain = yaml.safe_load(self.config_text)
+        if self.session.is_finished(plain):
+            raise AlreadyDone(f"{self.session.run} is already finished; raise trainer.max_epochs to train it further")
+        if config.trainer.fast_dev_run:
+            config.trainer.logger = False
+            return
+        run = self.session.open()
+        for key, saved, new in self.session.differences(plain) if self.session.resumes else []:
+            log.info("config: %s is now %s (was %s)", key, json.dumps(new), json.dumps(saved))
+        loggers = fill_placeholders(plain["trainer"]["logger"], run=run, run_id=self.session.run_id())
+        filled = self._parser(self.verb).parse_object({"trainer": {"logger": loggers}}, config)
+        config.trainer.logger = filled.trainer.logger
+
+    # ------------------------------------------------------------------ building
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; as Lightning does it, by the parser's newer name for it."""
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Let data and model meet, then build the trainer around the run directory."""
+        config = {**self._get(self.config_init, "trainer").as_dict(), **kwargs}
+        self._check_checkpoint()
+        self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
+        config["precision"] = _available_precision(config["precision"])
+        self._introduce(config)
+        self.callbacks = self._attach(fast_dev_run=bool(config["fast_dev_run"]))
+        return Trainer(
+            **config
+            | {
+                "callbacks": [*(config["callbacks"] or []), *self.callbacks.values(), *self._run_files()],
+                "logger": self._loggers(config["logger"]),
+                "default_root_dir": str(self.session.run.path) if self.session.run else config["default_root_dir"],
+                "enable_checkpointing": "checkpoint" in self.callbacks,
+                "enable_progress_bar": "progress" in self.callbacks,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,  # our sampler deals to the processes itself
+            }
+        )
+
+    def _check_checkpoint(self) -> None:
+        facts = self.invocation.facts
+        if facts is None:
+            return
+        if differences := describe_mismatch(facts, self.model.facts):
+            raise UserError(
+                f"{self.invocation.checkpoint} does not fit this configuration and data: {', '.join(differences)}; "
+                "use those it was trained with, or start a new run"
+            )
+        self.model.weights_from = facts.weights_from
+
+    def _introduce(self, trainer: dict[str, Any]) -> None:
+        """Say in the first line what is trained or used, on which data, from which weights, on which device."""
+        where = self.invocation.checkpoint or self.session.run or "a dry run"
+        weights = "" if self.invocation.checkpoint else f", weights: {self.model.weights_from}"
+        log.info("%s %s%s, %s, %s", self.verb, where, weights, device_name(), trainer["precision"] or "32-true")
+        if self.verb != "predict":
+            log.info("data: %s", self.datamodule.describe())
+
+    def _attach(self, *, fast_dev_run: bool) -> dict[str, Callback]:
+        """Choose the callbacks of this verb and tell them where to write."""
+        configured = self._get(self.config_init, "callbacks").as_dict()
+        callbacks = {name: callback for name, callback in configured.items() if callback is not None}
+        if self.verb != "fit":
+            callbacks = {name: callbacks[name] for name in EVALUATION_CALLBACKS if name in callbacks}
+        if fast_dev_run:
+            return {name: callback for name, callback in callbacks.items() if name not in WRITING_CALLBACKS}
+        if self.verb == "fit" and self.session.run and isinstance(callbacks.get("checkpoint"), Checkpoint):
+            callbacks["checkpoint"].dirpath = callbacks["checkpoint"].dirpath or str(self.session.run.checkpoints)
+        if isinstance(callbacks.get("predictions"), Predictions):
+            callbacks["predictions"].dirpath = callbacks["predictions"].dirpath or str(self.session.output)
+        return callbacks
+
+    def _run_files(self) -> list[Callback]:
+        if self.verb != "fit" or self.session.run is None:
+            return []
+        facts = {
+            "run_id": self.session.run_id(),
+            "seed": self._get(self.config, "seed_everything"),
+            "weights": self.model.weights_from,
+            "data": {"description": self.datamodule.describe(), "fingerprint": self.datamodule.fingerprint()},
+        }
+        return [RunFiles(self.session.run, config=self.config_text, facts=facts)]
+
+    def _loggers(self, configured: Any) -> list[Logger]:
+        if self.verb != "fit" or self.session.run is None:
+            return []
+        own = configured if isinstance(configured, list) else [configured]
+        return [RunLogger(str(self.session.run.path)), *(logger for logger in own if isinstance(logger, Logger))]
+
+    # ------------------------------------------------------------------ running
+
+    def fit(self, model: Classifier, datamodule: ImageData) -> None:
+        """Train, or continue training."""
+        checkpoint = self.invocation.checkpoint
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        if self.session.run is not None and self.trainer.is_global_zero:
+            conclude_fit(self.session.run, self.trainer, images=len(datamodule.samples("val")))
+
+    def validate(self, model: Classifier, datamodule: ImageData) -> None:
+        """Score the validation split."""
+        self._score("val", self.trainer.validate)
+
+    def test(self, model: Classifier, datamodule: ImageData) -> None:
+        """Score the test split."""
+        self._score("test", self.trainer.test)
+
+    def _score(self, split: Split, verb: Callable[..., Any]) -> None:
+        checkpoint = self.invocation.checkpoint
+        assert checkpoint is not None, "only fit starts without one"
+        [metrics] = verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        if self.trainer.is_global_zero:
+            summary = results.summarise(metrics, split=split, n=len(self.datamodule.samples(split)))
+            log.info("%s: %s", split, results.describe(summary))
+            if self.session.run is not None:
+                about = {"checkpoint": checkpoint.name, "data": self.datamodule.describe()}
+                results.record(self.session.run.path / "metrics.json", {split: {**about, **summary}})
+                log.info("in %s: metrics.json, predictions/%s.csv", self.session.run, split)
+
+    def predict(self, model: Classifier, datamodule: ImageData) -> None:
+        """Write predictions; images that could not be read make the exit code 1."""
+        writer = self.callbacks.get("predictions")
+        if not isinstance(writer, Predictions):
+            raise UserError("callbacks.predictions=null: predict would write nothing; leave the callback on")
+        self.trainer.predict(
+            model,
+            datamodule=datamodule,
+            ckpt_path=self.invocation.checkpoint,
+            weights_only=True,
+            return_predictions=False,
+        )
+        log.info("predictions: %d rows in %s", writer.rows, writer.output or f"{writer.dirpath}/predict.csv")
+        if writer.accuracy is not None:
+            log.info("top-1: %s", writer.accuracy)
+        if writer.errors:
+            log.error("%d of %d images have no prediction; see the column error", writer.errors, writer.rows)
+            self.exit_code = 1
+
+
+def conclude_fit(run: Run, trainer: Trainer, *, images: int) -> None:
+    """Write ``metrics.json`` and say where everything is."""
+    reason = "early stopping" if trainer.should_stop else "max_epochs or max_steps reached"
+    values: dict[str, Any] = {"finished": {"epochs": trainer.current_epoch, "reason": reason}}
+    checkpoint = trainer.checkpoint_callback
+    best = {}
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor:
+        best = results.best_epoch(run.path / "metrics.csv", monitor=checkpoint.monitor, mode=checkpoint.mode)
+    if "val/acc_top1" in best:
+        values["val"] = results.summarise(best, split="val", n=images)
+        log.info("best epoch %d: %s", best["epoch"], results.describe(values["val"]))
+    results.record(run.path / "metrics.json", values)
+    log.info("finished: %s (%s); everything is in %s", reason, f"{trainer.current_epoch} epochs", run)
+    log.info("next: clf test | clf predict --data.predict FOLDER | clf fit --ckpt_path last --trainer.max_epochs N")
+
+
+def _available_precision(wanted: Any) -> Any:
+    """Fall back from half precision where there is no GPU: on a CPU it would be bf16, several times slower."""
+    if str(wanted) not in ("16", "16-mixed", "16-true") or torch.cuda.is_available():
+        return wanted
+    log.info("trainer.precision=%s needs a GPU; using 32-true", wanted)
+    return "32-true"
+
+
+def _import(class_path: str) -> type[Callback]:
+    module, _, name = class_path.rpartition(".")
+    kind: type[Callback] = getattr(importlib.import_module(module), name)
+    return kind
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,222 @@
+"""Composition of YAML files: parts, inheritance and dotted keys become one plain mapping.
+
+An experiment inherits (``config: base.yaml`` or a list of bases), names parts (``trainer: trainer/t4.yaml``: the file
+holds the body of that key) and overrides with nested or dotted keys. Mappings merge by key, lists are replaced. A
+change of ``class_path`` drops the old ``init_args``; keys beside no ``class_path`` are ``init_args`` of the class that
+stands there. That last pair of rules holds at every level of the merge, which is why the merge is written here and not
+taken from a library. Typing and validation are jsonargparse's job.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clf.errors import UserError, did_you_mean
+from clf.yamlfile import SHIPPED, display, find_config, is_yaml_name, load_yaml
+
+CALLBACKS = {
+    "checkpoint": "clf.callbacks.checkpoint.Checkpoint",
+    "early_stopping": "clf.callbacks.early_stopping.EarlyStopping",
+    "ema": "clf.callbacks.ema.EMA",
+    "interrupt": "clf.callbacks.interrupt.Interrupt",
+    "lr_monitor": "lightning.pytorch.callbacks.LearningRateMonitor",
+    "model_summary": "lightning.pytorch.callbacks.RichModelSummary",
+    "predictions": "clf.callbacks.predictions.Predictions",
+    "progress": "clf.callbacks.progress.Progress",
+    "timing": "clf.callbacks.timing.Timing",
+}
+"""Name under ``callbacks:`` -> the class it stands for."""
+
+_GROUPS = ("trainer", "model", "data", "callbacks")
+_CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A mapping that did not come from a file, e.g. what the command line or a checkpoint says.
+
+    Args:
+        values: Nested or dotted keys; values may name parts.
+        origin: What to call it in messages.
+    """
+
+    values: Mapping[str, Any]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration.
+
+    Args:
+        config: The merged mapping: no ``config:`` keys, parts or dotted keys are left in it.
+        origins: What wrote each dotted key, in the order in which it was merged.
+    """
+
+    config: dict[str, Any]
+    origins: dict[str, list[str]]
+
+    def origin(self, key: str) -> str:
+        """Name what wrote a dotted key last; empty for a key that no file mentions."""
+        parts = [part for part in key.split(".") if part != "init_args"]
+        while parts and ".".join(parts) not in self.origins:
+            parts.pop()
+        return self.origins[".".join(parts)][-1] if parts else ""
+
+    def describe_origins(self) -> list[str]:
+        """Say for each top-level key which files it came from, e.g. ``data: configs/defaults.yaml, my.yaml``."""
+        groups: dict[str, dict[str, None]] = {}
+        for key, written in self.origins.items():
+            groups.setdefault(key.split(".")[0], {}).update(dict.fromkeys(written))
+        return [f"{group}: {', '.join(files)}" for group, files in sorted(groups.items())]
+
+
+def compose(layers: Iterable[Path | Layer]) -> Composed:
+    """Merge layers from left to right over ``configs/defaults.yaml``.
+
+    Args:
+        layers: Files, or mappings from elsewhere; later ones win.
+    Raises:
+        UserError: For a file that is missing, malformed, circular or holds a key twice; names file and line.
+    """
+    composer = _Composer()
+    config: dict[str, Any] = {}
+    for layer in [SHIPPED / "defaults.yaml", *layers]:
+        config = merge(config, composer.load(layer) if isinstance(layer, Path) else composer.read(layer))
+    return Composed(_complete(config), composer.origins)
+
+
+def merge(base: Any, over: Any) -> Any:
+    """Lay one value over another.
+
+    Args:
+        base: What stands there.
+        over: What is laid over it; null and lists replace, mappings merge by key.
+    Returns:
+        The merged value; neither argument is changed.
+    """
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    if "class_path" in over:
+        if not _same_class(base.get("class_path"), over["class_path"]):
+            return over
+        over = {**over, "class_path": max(base["class_path"], over["class_path"], key=len)}
+    elif "class_path" in base and over and not _CLASS_KEYS & over.keys():
+        over = {"init_args": over}
+    return {**base, **{key: merge(base[key], value) if key in base else value for key, value in over.items()}}
+
+
+def _same_class(one: str | None, other: str) -> bool:
+    """Tell whether two spellings can mean one class: ``AdamW`` and ``torch.optim.AdamW``."""
+    return one is not None and f".{one}".endswith(f".{other}") | f".{other}".endswith(f".{one}")
+
+
+class _Composer:
+    """One composition: resolves parts and bases, and remembers which file wrote which group."""
+
+    def __init__(self) -> None:
+        self.origins: dict[str, list[str]] = {}
+
+    def load(self, path: Path, *, stack: tuple[Path, ...] = (), key: str = "") -> Any:
+        """Read a file and resolve it as the value of ``key`` (empty: a whole experiment)."""
+        real = path.resolve()
+        if real in stack:
+            chain = " -> ".join(display(step) for step in [*stack[stack.index(real) :], real])
+            raise UserError(f"circular config: {chain}; a file cannot inherit from itself")
+        body = load_yaml(path)
+        if not key and not isinstance(body, dict | None):
+            raise UserError(f"{display(path)}: expected keys and values at the top level, found {type(body).__name__}")
+        return self._resolve(body or {}, folder=path.parent, stack=(*stack, real), key=key, origin=display(path))
+
+    def read(self, layer: Layer) -> Any:
+        """Resolve a mapping that came from no file; names of parts are relative to the working folder."""
+        return self._resolve(dict(layer.values), folder=Path(), stack=(), key="", origin=layer.origin)
+
+    def _resolve(self, value: Any, *, folder: Path, stack: tuple[Path, ...], key: str, origin: str) -> Any:
+        """Replace every part named below ``value`` by its content and expand dotted keys."""
+
+        def resolve(child: Any, child_key: str) -> Any:
+            return self._resolve(child, folder=folder, stack=stack, key=child_key, origin=origin)
+
+        if is_yaml_name(value):
+            return self.load(find_config(value, near=folder), stack=stack, key=key)
+        if isinstance(value, list):
+            return [resolve(item, key) if is_yaml_name(item) else item for item in value]
+        if not isinstance(value, dict):
+            return value
+        groups = _expand(value, origin)
+        merged: Any = {}
+        for base in _pop_bases(groups, origin, top=not key):
+            merged = merge(merged, self.load(find_config(base, near=folder), stack=stack, key=key))
+        for name, parts in groups.items():
+            child_key = f"{key}.{name}".lstrip(".")
+            for part in parts:
+                # What a class is built with belongs to the class: a path to a YAML file in there is left alone.
+                child = part if name == "init_args" else resolve(part, child_key)
+                if key == "callbacks" and isinstance(child, dict) and not _CLASS_KEYS & child.keys():
+                    child = {"init_args": child}
+                merged = merge(merged, {name: child})
+            self._note(child_key, origin)
+        return merged
+
+    def _note(self, key: str, origin: str) -> None:
+        name = ".".join(part for part in key.split(".") if part != "init_args")
+        written = self.origins.setdefault(name, [])
+        if origin not in written:
+            written.append(origin)
+
+
+def _expand(mapping: Mapping[str, Any], origin: str) -> dict[str, list[Any]]:
+    """Group values by the first part of their key: the plain value first, then what dotted keys say below it."""
+    groups: dict[str, list[Any]] = {}
+    for key in sorted(mapping, key=lambda key: "." in key):
+        head, *rest = key.split(".")
+        value = mapping[key]
+        for part in reversed(rest):
+            value = {part: value}
+        for earlier in groups.setdefault(head, []):
+            if (twice := _overlap(earlier, value, head)) is not None:
+                raise UserError(f"{origin}:{getattr(key, 'line', 1)}: the key {twice!r} is given twice")
+        groups[head].append(value)
+    return groups
+
+
+def _overlap(earlier: Any, later: Any, key: str) -> str | None:
+    """Find the key that two values of one file both set."""
+    if is_yaml_name(earlier):
+        return None
+    if not (isinstance(earlier, dict) and isinstance(later, dict)):
+        return key
+    found = (_overlap(earlier[name], later[name], f"{key}.{name}") for name in later if name in earlier)
+    return next((twice for twice in found if twice is not None), None)
+
+
+def _pop_bases(groups: dict[str, list[Any]], origin: str, *, top: bool) -> list[str]:
+    """Take the names of the inherited files out of a mapping; below the top, ``config`` may be a class's own key."""
+    [bases] = groups.get("config", [[]])
+    names = bases if isinstance(bases, list) else [bases]
+    if not all(map(is_yaml_name, names)):
+        if not top:
+            return []
+        raise UserError(f"{origin}: config={bases!r} must be the name of a YAML file or a list of such names")
+    groups.pop("config", None)
+    return names
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """Check the shape of the groups and name the class of each shipped callback."""
+    for group in _GROUPS:
+        if not isinstance(config.get(group, {}), dict):
+            raise UserError(f"{group}={config[group]!r} must hold keys and values, or name a YAML file that does")
+    callbacks = {}
+    for name, value in config.get("callbacks", {}).items():
+        if value is not None and not isinstance(value, dict):
+            raise UserError(f"callbacks.{name}={value!r} must be null (off) or hold the callback's keys")
+        if value is not None and "class_path" not in value:
+            if name not in CALLBACKS:
+                hint = did_you_mean(name, CALLBACKS)
+                raise UserError(f"callbacks.{name} is no shipped callback and has no class_path{hint}")
+            value = {"class_path": CALLBACKS[name], **value}
+        callbacks[str(name)] = value
+    return {**config, "callbacks": callbacks}

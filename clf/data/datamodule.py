@@ -1,0 +1,306 @@
+"""The data of a run: finds out what is there, holds it to the rules, and hands out batches."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any, Final, Literal
+
+from lightning.pytorch import LightningDataModule
+
+from clf.data.catalogue import Catalogue
+from clf.data.folder import FolderSource
+from clf.data.inputs import find_inputs
+from clf.data.jsonl import JsonlSource
+from clf.data.layout import Tree
+from clf.data.loading import (
+    Batch,
+    Images,
+    Loader,
+    LoaderSettings,
+    Pixels,
+    available_cores,
+    eval_tensor,
+    fit_to_device,
+    train_tensor,
+)
+from clf.data.samples import Sample, Source, Split
+from clf.data.sampling import Key, count_eval_batches, count_train_batches, eval_batches, train_batches
+from clf.data.synthetic import SyntheticJerseys
+from clf.errors import UserError
+from clf.preprocess import Preprocessing, UnreadableImage
+from clf.transforms import Recipe, TrainTransform
+
+log = logging.getLogger("clf")
+
+_MOST_WORKERS: Final = 8  # More decode no faster: they wait for the disk and for each other.
+_STAGE_SPLITS: Final[Mapping[str, tuple[Split, ...]]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": (),
+}
+
+
+class ImageData(LightningDataModule):
+    """Images with their labels: a folder on disk, a source of one's own, or rendered jersey numbers.
+
+    Args:
+        root: Folder with train, valid (or val) and test inside, each with a folder for every class or with *.jsonl
+            files; always wins over a rendered source.
+        layout: What the root is: ``folder``, ``jsonl``, or found out (``auto``).
+        source: Where the samples come from without a root, by class_path; null renders jersey numbers.
+        label_key: Key of a row's label in JSONL and manifests; null takes ``suffix``, else ``label``.
+        augment: What training does to its images: ``none``, ``light`` (nothing is mirrored, for text and digits),
+            ``standard``, or a list of torchvision v2 transforms by class_path.
+        val_fraction: Share of train that becomes validation where the data has none, in (0, 1).
+        on_unknown_label: Whether a label in validation or test that train lacks stops the run (``error``), or its
+            samples are left out (``skip``).
+        batch_size: Images in a batch, of one process; the last batch of a training epoch may be smaller.
+        num_workers: Processes that decode; ``auto`` is the cores this process may use, at most 8.
+        pin_memory: Whether batches lie where a GPU can fetch them while it works; off without CUDA.
+        persistent_workers: Whether workers stay from epoch to epoch; off without workers.
+        prefetch_factor: Batches that each worker makes ahead; null is torch's own choice. Off without workers.
+        predict: What ``clf predict`` looks at: an image, a folder, a glob, or a manifest (.jsonl, .csv, .tsv, .parquet)
+            with a column ``path``; null is the test split.
+        seed: Decides the order, the augmentation and the carved validation split.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        layout: Literal["auto", "folder", "jsonl"] = "auto",
+        source: Source | None = None,
+        label_key: str | None = None,
+        augment: Recipe | list[Callable[..., Any]] = "standard",
+        val_fraction: float = 0.1,
+        on_unknown_label: Literal["error", "skip"] = "error",
+        batch_size: int = 64,
+        num_workers: int | Literal["auto"] = "auto",
+        pin_memory: bool = True,
+        persistent_workers: bool = True,
+        prefetch_factor: int | None = 2,
+        predict: str | None = None,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        _require(0 < val_fraction < 1, f"val_fraction={val_fraction}", "choose a share between 0 and 1, e.g. 0.1")
+        _require(batch_size >= 1, f"batch_size={batch_size}", "choose 1 or more")
+        _require(num_workers == "auto" or num_workers >= 0, f"num_workers={num_workers}", "choose 0 or more, or auto")
+        _require(
+            prefetch_factor is None or prefetch_factor >= 1, f"prefetch_factor={prefetch_factor}", "choose 1 or more"
+        )
+        _require(seed >= 0, f"seed={seed}", "choose 0 or more")
+        if root is not None and source is not None and not isinstance(source, SyntheticJerseys):
+            raise UserError(
+                f"data.root={root!r} and data.source={type(source).__name__} are both given, and only one can be the "
+                "data; set the other to null"
+            )
+        self.root = root
+        self.augment = augment
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.predict = predict
+        self.seed = seed
+        self._layout = layout
+        self._source = source
+        self._label_key = label_key
+        self._val_fraction = val_fraction
+        self._rule = on_unknown_label
+        self._pin_memory = pin_memory
+        self._persistent_workers = persistent_workers
+        self._prefetch_factor = prefetch_factor
+        self._bound_classes: list[str] | None = None
+        self._preprocessing: Preprocessing | None = None
+        self._said: set[str] = set()
+
+    # What there is.
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        return Catalogue(
+            self._open(),
+            root=self.root,
+            val_fraction=self._val_fraction,
+            rule=self._rule,
+            seed=self.seed,
+            checkpoint=self._bound_classes,
+        )
+
+    def _open(self) -> Source:
+        if self.root is None:
+            return self._source or SyntheticJerseys()
+        tree = Tree(self.root)
+        layout = tree.recognise() if self._layout == "auto" else self._layout
+        return JsonlSource(tree, label_key=self._label_key) if layout == "jsonl" else FolderSource(tree)
+
+    @property
+    def source(self) -> Source:
+        """Where the samples come from."""
+        return self._catalogue.source
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, sorted by code point: those of train, or the checkpoint's after `bind`."""
+        return self._catalogue.classes
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training samples of each class, in the order of the classes."""
+        return self._catalogue.class_counts
+
+    def samples(self, split: Split) -> list[Sample]:
+        """List a split, as it is trained on or scored; every call returns the same list.
+
+        Raises:
+            UserError: If there is no such split, or a label breaks a rule.
+        """
+        return self._catalogue.samples(split)
+
+    @cached_property
+    def predict_samples(self) -> list[Sample]:
+        """What is predicted on: the inputs that ``predict`` names, or the test split."""
+        if self.predict is None:
+            return self.samples("test")
+        samples, notes = find_inputs(self.predict, classes=set(self._bound_classes or ()), label_key=self._label_key)
+        self._say(notes)
+        return samples
+
+    def fingerprint(self) -> str:
+        """Hash of every sample's split, path below the root and label: the same wherever the data lies."""
+        return self._catalogue.fingerprint()
+
+    def describe(self) -> str:
+        """Say in one line what was recognised, e.g. ``folder layout in birds: 9 classes, 90 train / 10 val images``."""
+        return self._catalogue.describe()
+
+    # What a trainer asks for.
+
+    def bind(self, preprocessing: Preprocessing, classes: list[str] | None = None) -> None:
+        """Tell what the model expects, once it exists and before batches are asked for.
+
+        Args:
+            preprocessing: The model's.
+            classes: The checkpoint's, for everything but training: data with other classes is refused.
+        """
+        self._preprocessing = preprocessing
+        if classes is not None:
+            self._bound_classes = classes
+            vars(self).pop("_catalogue", None)  # what it holds was not held to these classes
+
+    def setup(self, stage: str) -> None:
+        """List what the stage needs, so that its errors come before the first batch; a second call lists nothing."""
+        for split in _STAGE_SPLITS[stage]:
+            self.samples(split)
+        if stage == "predict":
+            _ = self.predict_samples
+        if "_catalogue" in vars(self):
+            self._say(self._catalogue.notes)
+
+    def train_dataloader(self) -> Loader:
+        """Batches of ``images`` and ``labels``, shuffled and augmented by seed and epoch, from where the trainer is."""
+        transform = TrainTransform(self.augment, preprocessing=self._bound_preprocessing)
+        pixels = partial(train_tensor, transform=transform, seed=self.seed)
+        count = len(self.samples("train"))
+        place = {"batch_size": self.batch_size, "world_size": self._world_size}
+
+        def plan() -> Iterator[list[Key]]:
+            epoch, skip = self._progress()
+            return train_batches(count, seed=self.seed, epoch=epoch, skip=skip, rank=self._rank, **place)
+
+        images = self._images(self.samples("train"), pixels=pixels, with_index=False)
+        return self._loader(images, plan=plan, length=count_train_batches(count, **place))
+
+    def val_dataloader(self) -> Loader:
+        """Batches of ``images``, ``labels`` and ``index``; always the same, in order."""
+        return self._eval_loader(self.samples("val"))
+
+    def test_dataloader(self) -> Loader:
+        """Batches as in validation, of the test split."""
+        return self._eval_loader(self.samples("test"))
+
+    def predict_dataloader(self) -> Loader:
+        """Batches as in validation; without ``labels`` where one is not known, with ``errors`` where a file is bad."""
+        return self._eval_loader(self.predict_samples)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Stop at a file that cannot be read, but for prediction, where it becomes a row with its error.
+
+        Raises:
+            UnreadableImage: With the file's path and the reason.
+        """
+        if "errors" in batch and not (self.trainer and self.trainer.predicting):
+            (_, message), *others = batch["errors"]
+            raise UnreadableImage(message + (f" (and {len(others)} more in this batch)" if others else ""))
+        return batch
+
+    # How it is made.
+
+    @property
+    def _bound_preprocessing(self) -> Preprocessing:
+        assert self._preprocessing is not None, "bind() comes before batches"
+        return self._preprocessing
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _progress(self) -> tuple[int, int]:
+        """Say which epoch is to be loaded, and how many of its batches are done."""
+        if self.trainer is None:
+            return 0, 0
+        # Overfitting wants the same few batches again and again.
+        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
+        return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def _eval_loader(self, samples: list[Sample]) -> Loader:
+        pixels = partial(eval_tensor, preprocessing=self._bound_preprocessing)
+        place = {"batch_size": self.batch_size, "world_size": self._world_size}
+        images = self._images(samples, pixels=pixels, with_index=True)
+        plan = partial(eval_batches, len(samples), rank=self._rank, **place)
+        return self._loader(images, plan=plan, length=count_eval_batches(len(samples), **place))
+
+    def _images(self, samples: list[Sample], *, pixels: Pixels, with_index: bool) -> Images:
+        class_to_idx = {name: i for i, name in enumerate(self._bound_classes or self.classes)}
+        labels = [class_to_idx[s.label] for s in samples if s.label is not None]
+        return Images(
+            [sample.path for sample in samples],
+            labels=labels if len(labels) == len(samples) else None,
+            pixels=pixels,
+            size=self._bound_preprocessing.size,
+            with_index=with_index,
+        )
+
+    def _loader(self, images: Images, *, plan: Callable[[], Iterable[list[Key]]], length: int) -> Loader:
+        wanted = LoaderSettings(
+            num_workers=self._count_workers(length),
+            pin_memory=self._pin_memory,
+            persistent_workers=self._persistent_workers,
+            prefetch_factor=self._prefetch_factor,
+        )
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
+        settings, corrections = fit_to_device(wanted, device=device)
+        self._say([f"data.{correction}" for correction in corrections])
+        return Loader(images, plan=plan, length=length, settings=settings)
+
+    def _count_workers(self, batches: int) -> int:
+        cores = max(1, available_cores() // (self.trainer.num_devices if self.trainer else 1))
+        if self.num_workers == "auto":
+            return min(cores, _MOST_WORKERS, batches)
+        if self.num_workers > cores:
+            self._say([f"data.num_workers={self.num_workers} is more than the {cores} cores for this process"])
+        return self.num_workers
+
+    def _say(self, lines: list[str]) -> None:
+        for line in lines:
+            if line not in self._said and self._rank == 0:
+                log.info(line)
+            self._said.add(line)
+
+
+def _require(holds: bool, what: str, fix: str) -> None:
+    if not holds:
+        raise UserError(f"data.{what} is out of range; {fix}")

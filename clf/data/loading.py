@@ -1,0 +1,269 @@
+"""From files to batches, in any number of workers with the same result, and from any batch of an epoch onwards."""
+
+import atexit
+import os
+import signal
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clf.data.sampling import Key
+from clf.errors import UserError
+from clf.preprocess import Preprocessing, UnreadableImage, decode, evaluation_array
+from clf.seeding import mix_seed
+from clf.transforms import TrainTransform
+
+Batch = dict[str, Any]
+Pixels = Callable[[Image, Key], Tensor]  # RGB image and its (epoch, index) -> normalised float32 (3, H, W)
+
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_GRACE_SECONDS = 30  # What a worker that was told to end gives the main process to finish its step and save.
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a worker made of one sample: its pixels, or the reason why there are none."""
+
+    index: int
+    image: Tensor | None
+    error: str = ""
+
+
+class Images(Dataset[Loaded]):
+    """Images of a split, decoded when asked for; it never raises for a bad file, because that would end a worker.
+
+    Args:
+        paths: Files to read.
+        labels: Class index of each; None where they are not known.
+        pixels: Turns a decoded image into the network's input.
+        size: (height, width) of that input.
+        with_index: Whether batches say which samples they hold.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        labels: Sequence[int] | None,
+        pixels: Pixels,
+        size: tuple[int, int],
+        with_index: bool,
+    ) -> None:
+        self._paths = Strings(paths)
+        self._labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
+        self._pixels = pixels
+        self._size = size
+        self._with_index = with_index
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, key: Key) -> Loaded:
+        _, index = key
+        path = self._paths[index]
+        try:
+            return Loaded(index, self._pixels(decode(path), key))
+        except UnreadableImage as error:
+            return Loaded(index, None, str(error))
+        except UserError as error:  # of the augmentation, which does not know the path
+            return Loaded(index, None, f"image {path!r}: {error}")
+
+    def collate(self, loaded: list[Loaded]) -> Batch:
+        """Stack what could be read.
+
+        Returns:
+            ``images`` float32 (N, 3, H, W), ``labels`` int64 (N,) where they are known, ``index`` int64 (N,) if asked
+            for, and ``errors``, a list of (index, message), if there are any; N counts only what could be read.
+        """
+        good = [item for item in loaded if item.image is not None]
+        images = [item.image for item in good if item.image is not None]
+        index = torch.tensor([item.index for item in good], dtype=torch.int64)
+        batch: Batch = {"images": torch.stack(images) if images else torch.empty((0, 3, *self._size))}
+        if self._labels is not None:
+            batch["labels"] = self._labels[index]
+        if self._with_index:
+            batch["index"] = index
+        if errors := [(item.index, item.error) for item in loaded if item.image is None]:
+            batch["errors"] = errors
+        return batch
+
+
+def train_tensor(image: Image, key: Key, *, transform: TrainTransform, seed: int) -> Tensor:
+    """Augment an image as seed, epoch and index say: float32 (3, H, W)."""
+    return transform(image, seed=mix_seed(seed, *key))
+
+
+def eval_tensor(image: Image, _: Key, *, preprocessing: Preprocessing) -> Tensor:
+    """Prepare an image as in every evaluation: float32 (3, H, W)."""
+    return torch.from_numpy(evaluation_array(image, preprocessing))
+
+
+class Strings:
+    """Many strings in two arrays, which forked workers share: a list would be copied by counting its references."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [os.fsencode(text) for text in texts]
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How batches are made ready; torch's ``DataLoader`` explains each.
+
+    Args:
+        num_workers: Processes that decode; 0 decodes in the main one.
+        pin_memory: Whether batches lie where a GPU can fetch them.
+        persistent_workers: Whether workers stay from epoch to epoch.
+        prefetch_factor: Batches that each worker makes ahead.
+    """
+
+    num_workers: int = 0
+    pin_memory: bool = False
+    persistent_workers: bool = False
+    prefetch_factor: int | None = None
+
+
+def fit_to_device(wanted: LoaderSettings, *, device: str) -> tuple[LoaderSettings, list[str]]:
+    """Correct settings that cannot work here.
+
+    Args:
+        wanted: As the user has them.
+        device: Type of the device that trains: ``cuda``, ``cpu``, ``mps``, …
+    Returns:
+        Settings that work, and for each correction what was done and why.
+    """
+    workers = 0 if device == "mps" else wanted.num_workers
+    said = ["num_workers is 0, because workers and MPS do not get along"] if workers != wanted.num_workers else []
+    idle = [
+        key
+        for key, on in (("persistent_workers", wanted.persistent_workers), ("prefetch_factor", wanted.prefetch_factor))
+        if on and not workers
+    ]
+    if idle:
+        said.append(f"{' and '.join(idle)} off, because num_workers is 0")
+    pin_memory = wanted.pin_memory and device == "cuda"
+    if wanted.pin_memory and not pin_memory:
+        said.append(f"pin_memory off, because the device is {device}")
+    return LoaderSettings(
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=wanted.persistent_workers and workers > 0,
+        prefetch_factor=wanted.prefetch_factor if workers else None,
+    ), said
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use: its affinity, and the CPU quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_QUOTA.read_text("ascii").split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # not Linux, or no quota ("max")
+        return cores
+
+
+class Loader:
+    """The batches of a split, again for each epoch.
+
+    Deliberately no ``DataLoader``: Lightning takes those apart (samplers, prediction, overfitting) and would shuffle
+    ours differently. It has a ``state_dict`` to tell Lightning that it can be resumed: ``plan`` knows where to begin.
+
+    Args:
+        images: What to load.
+        plan: Called when the first batch of an epoch is asked for, not before: by then the trainer has restored how
+            far it had come. Returns the (epoch, index) of each sample of each batch that is still to come.
+        length: Batches in a whole epoch.
+        settings: As they work on this machine.
+    """
+
+    def __init__(
+        self, images: Images, *, plan: Callable[[], Iterable[list[Key]]], length: int, settings: LoaderSettings
+    ) -> None:
+        self._images = images
+        self._plan = _Plan(plan)
+        self._length = length
+        self._settings = settings
+        self._loader: DataLoader[Loaded] | None = None
+        # Lightning knows this name: at the end of a loop it shuts down the workers that it finds here.
+        self._iterator: Any = None
+        _open_loaders.add(self)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        with warnings.catch_warnings():
+            # Whoever chose the settings has said how many workers there are, and why.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            if self._iterator is None or self._loader is None:
+                self._loader = self._build()
+            self._iterator = iter(self._loader)
+        yield from self._iterator
+
+    def _build(self) -> DataLoader[Loaded]:
+        return DataLoader(
+            self._images,
+            batch_sampler=self._plan,
+            collate_fn=self._images.collate,
+            num_workers=self._settings.num_workers,
+            pin_memory=self._settings.pin_memory,
+            persistent_workers=self._settings.persistent_workers,
+            prefetch_factor=self._settings.prefetch_factor,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator().manual_seed(0),  # its own: making batches must not move the global one
+        )
+
+    def close(self) -> None:
+        """End the workers; the next epoch starts new ones."""
+        if hasattr(self._iterator, "_shutdown_workers"):
+            self._iterator._shutdown_workers()
+        self._iterator = self._loader = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: how far a run has come is the trainer's to remember."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing; see ``state_dict``."""
+
+
+class _Plan(Sampler[list[Key]]):
+    """A batch sampler that makes its plan when it is asked for the first batch."""
+
+    def __init__(self, plan: Callable[[], Iterable[list[Key]]]) -> None:
+        self._make = plan
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        yield from self._make()  # torch makes an iterator too many, which must cost nothing
+
+
+def _start_worker(_: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the main process: it needs its workers to finish the step, and ends them itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+
+
+_open_loaders: "weakref.WeakSet[Loader]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_loaders() -> None:
+    # Else the interpreter ends the workers by SIGTERM, which they take their time over.
+    for loader in list(_open_loaders):
+        loader.close()

@@ -1,0 +1,89 @@
+"""Which samples make which batch: pure functions of seed, epoch and rank, so that a run can be continued exactly."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Key = tuple[int, int]  # (epoch, index of the sample): all that a worker has to know to load one
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Shuffle an epoch.
+
+    Built on the bits of PCG64, which NumPy keeps the same from version to version, as it does not with its shuffles.
+
+    Args:
+        count: Number of samples.
+        seed: The run's seed, not negative.
+        epoch: Number of the epoch, from 0.
+    Returns:
+        A permutation of ``range(count)``, int64 (count,).
+    """
+    return np.argsort(np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(count), kind="stable")
+
+
+def rank_share(order: NDArray[np.int64], *, rank: int, world_size: int) -> NDArray[np.int64]:
+    """One process's part of an epoch; all parts are equally long, for which the first samples may come twice.
+
+    Args:
+        order: The epoch's order, int64 (N,).
+        rank: This process, from 0.
+        world_size: Number of processes.
+    Returns:
+        int64 (ceil(N / world_size),).
+    """
+    return np.resize(order, math.ceil(len(order) / world_size) * world_size)[rank::world_size]
+
+
+def count_train_batches(count: int, *, batch_size: int, world_size: int) -> int:
+    """Count one process's batches of an epoch.
+
+    The last batch may be short, but not a single sample: batch normalisation could not take it. Where it would be one,
+    that sample is left out of the epoch, and the shuffle sees to it that it is another one each time.
+    """
+    full, rest = divmod(math.ceil(count / world_size), batch_size)
+    return full + (rest > 1 or full == 0)
+
+
+def train_batches(
+    count: int, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, skip: int = 0
+) -> Iterator[list[Key]]:
+    """Deal an epoch into batches.
+
+    Args:
+        count: Number of samples.
+        batch_size: Samples in a batch, of one process.
+        seed: The run's seed.
+        epoch: Number of the epoch.
+        rank: This process.
+        world_size: Number of processes.
+        skip: Batches already done: they are left out, and the others are as if they had not been.
+    Yields:
+        (epoch, index) of each sample of a batch.
+    """
+    share = rank_share(epoch_order(count, seed=seed, epoch=epoch), rank=rank, world_size=world_size)
+    for batch in range(skip, count_train_batches(count, batch_size=batch_size, world_size=world_size)):
+        yield [(epoch, index) for index in share[batch * batch_size : (batch + 1) * batch_size].tolist()]
+
+
+def count_eval_batches(count: int, *, batch_size: int, world_size: int) -> int:
+    """Count one process's batches of an evaluation: the same for all processes, which have to meet after each."""
+    return math.ceil(math.ceil(count / world_size) / batch_size)
+
+
+def eval_batches(count: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[list[Key]]:
+    """Deal an evaluation into batches: in order, every sample exactly once over all processes; the last may be empty.
+
+    Args:
+        count: Number of samples.
+        batch_size: Samples in a batch, of one process.
+        rank: This process.
+        world_size: Number of processes.
+    Yields:
+        (0, index) of each sample of a batch.
+    """
+    share = range(rank, count, world_size)
+    for batch in range(count_eval_batches(count, batch_size=batch_size, world_size=world_size)):
+        yield [(0, index) for index in share[batch * batch_size : (batch + 1) * batch_size]]

@@ -1,0 +1,70 @@
+"""The circumstances of a run, for people who want to repeat it: versions, code, machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("clf", "torch", "torchvision", "lightning", "jsonargparse", "timm", "torchmetrics", "pillow", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Describe versions, git state, machine and command line, as primitives for ``environment.json``."""
+    return {
+        "command": ["clf", *sys.argv[1:]],
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(),
+        "machine": _machine(),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Name the commit of the working folder and whether it has changes; None outside a repository."""
+    commit = _git("rev-parse", "HEAD")
+    return None if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+
+
+def device_name() -> str:
+    """Name the device that training runs on by default, e.g. ``cuda (Tesla T4)`` or ``cpu (2 cores)``."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda ({torch.cuda.get_device_name()})"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return f"cpu ({usable_cores()} cores)"
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": usable_cores(),
+        "device": device_name(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

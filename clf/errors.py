@@ -1,0 +1,21 @@
+"""What a user is told: one message that says what is wrong, where, and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; printed as one line, without a traceback, with exit code 2."""
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """Suggest the nearest option, ready to be appended to a message.
+
+    Args:
+        word: What was typed.
+        options: What could have been typed.
+    Returns:
+        ``"; did you mean 'x'?"``, or an empty string when nothing is near.
+    """
+    near = get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,167 @@
+"""From the words of a command line to one configuration, one checkpoint and one run."""
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from clf import runs
+from clf.checkpoints import Facts, read_facts
+from clf.config import CALLBACKS, Composed, Layer, compose
+from clf.errors import UserError
+from clf.runs import Run
+from clf.yamlfile import find_config, is_yaml_name
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What one command line means, before anything is typed or built.
+
+    Args:
+        verb: ``fit``, ``validate``, ``test`` or ``predict``.
+        composed: The configuration below the flags.
+        flags: Words that are left for the typed parser; they win over the configuration.
+        name: Name of the run.
+        run: The run that is continued (fit) or used; None for a new run, or a checkpoint that lies in none.
+        checkpoint: The checkpoint to start from; None only for a fit from the start.
+        facts: What that checkpoint says about its classifier.
+    """
+
+    verb: str
+    composed: Composed
+    flags: list[str]
+    name: str
+    run: Run | None
+    checkpoint: Path | None
+    facts: Facts | None
+
+
+class _Words(argparse.ArgumentParser):
+    """Takes our own words out of a command line; the rest is the typed parser's."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.add_argument("-c", "--config", action="append", default=[])
+        for word in ("run", "name", "ckpt_path"):
+            self.add_argument(f"--{word}")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def understand(verb: str, words: Sequence[str]) -> Invocation:
+    """Work out which configuration, run and checkpoint a command line means.
+
+    Without ``--config`` the latest run (or the one that ``--run`` or ``--ckpt_path FILE`` names) gives configuration and
+    checkpoint; with it, ``last``, ``best`` and ``auto`` look at the newest run of the experiment's name only.
+
+    Args:
+        verb: One of the Trainer's verbs.
+        words: What follows the verb.
+    Raises:
+        UserError: If something that is named does not exist or does not fit the verb.
+    """
+    known, rest = _Words().parse_known_args(list(words))
+    parts, flags = _split_parts(rest)
+    files = [find_config(name, near=Path()) for name in known.config]
+    given = compose([*files, *parts])
+    choice = known.ckpt_path or given.config.get("ckpt_path") or (None if verb == "fit" else "best")
+    name = known.name or given.config.get("name") or (files[0].stem if files else None)
+    run, checkpoint = _find(verb, choice, run=known.run, name=name, configured=bool(files))
+    facts = read_facts(checkpoint) if checkpoint else None
+    layers = _layers(verb, files, run, facts)
+    composed = compose([*layers, *parts])
+    composed = compose([*layers, *parts, *_class_changes(flags, composed.config)])
+    return Invocation(verb, composed, flags, name or (run.name if run else "run"), run, checkpoint, facts)
+
+
+def _find(
+    verb: str, choice: str | None, *, run: str | None, name: str | None, configured: bool
+) -> tuple[Run | None, Path | None]:
+    """Find the run and the checkpoint that ``--run``, ``--ckpt_path`` and the name of the experiment point at."""
+    if choice is None:
+        if run is not None:
+            raise UserError(f"run={run!r} names a run to continue; add --ckpt_path last")
+        if not configured:
+            raise UserError("clf fit needs --config FILE (`clf configs` lists the shipped ones) or --ckpt_path last")
+        return None, None
+    if choice not in runs.CHOICES:
+        file = runs.checkpoint_file(choice)
+        return (runs.open_run(Path(run)) if run else runs.run_of(file)), file
+    if choice == "auto" and verb != "fit":
+        raise UserError(f"ckpt_path='auto' is for fit; {verb} takes last, best or a file")
+    found = _find_run(run, name if configured else None)
+    if choice == "auto":
+        resumable = found is not None and (found.checkpoints / "last.ckpt").is_file()
+        return (found, found.checkpoint("last")) if found and resumable else (None, None)
+    if found is None:
+        raise UserError(
+            f"ckpt_path={choice!r}: no run of this experiment in {runs.RUNS}/{name}/; start one with clf fit, "
+            "or pick another run with --run or --ckpt_path FILE"
+        )
+    return found, found.checkpoint(choice)
+
+
+def _find_run(run: str | None, name: str | None) -> Run | None:
+    if run is not None:
+        return runs.open_run(Path(run))
+    return runs.latest() if name is None else runs.newest(name)
+
+
+def _layers(verb: str, files: list[Path], run: Run | None, facts: Facts | None) -> list[Path | Layer]:
+    """Stack checkpoint below configuration; a run that is used without ``--config`` brings its own."""
+    layers: list[Path | Layer] = []
+    if facts is not None:
+        layers.append(Layer({"model": _model_keys(facts, evaluating=verb != "fit")}, "checkpoint"))
+    if files or run is None:
+        return [*layers, *files]
+    return [*layers, run.config]
+
+
+def _model_keys(facts: Facts, *, evaluating: bool) -> dict[str, Any]:
+    """Say in the model's keys what a checkpoint holds; a fit gets its classes from the data."""
+    network = {key: value for key, value in facts.network.items() if key == "arch"}
+    if not evaluating:
+        return network
+    spec = facts.preprocessing
+    keys = ("crop_mode", "crop_pct", "interpolation", "mean", "std")
+    return {**network, "classes": facts.classes, "image_size": spec["size"], **{key: spec[key] for key in keys}}
+
+
+def _pairs(words: Sequence[str]) -> Iterator[tuple[int, int, str, str]]:
+    """Walk over ``--key value`` and ``--key=value``; yields (first word, word after, key, value)."""
+    for at, word in enumerate(words):
+        if match := re.fullmatch(r"--([\w.]+)=(.*)", word, flags=re.DOTALL):
+            yield at, at + 1, match[1], match[2]
+        elif re.fullmatch(r"--[\w.]+", word) and at + 1 < len(words) and not words[at + 1].startswith("--"):
+            yield at, at + 2, word[2:], words[at + 1]
+
+
+def _split_parts(words: list[str]) -> tuple[list[Layer], list[str]]:
+    """Take ``--trainer trainer/cpu.yaml`` and its like out of the words: files are composed, values are typed."""
+    found = [(first, end, key, value) for first, end, key, value in _pairs(words) if is_yaml_name(value)]
+    taken = {at for first, end, *_ in found for at in range(first, end)}
+    layers = [Layer({key: value}, f"--{key}") for *_, key, value in found]
+    return layers, [word for at, word in enumerate(words) if at not in taken]
+
+
+def _class_changes(flags: list[str], config: dict[str, Any]) -> list[Layer]:
+    """Compose what a flag changes about classes.
+
+    A flag that names another class must not keep the arguments of the class it replaces, and a flag that sets a key of a
+    callback which is switched off means to switch it on.
+    """
+    layers = []
+    for _, _, key, value in _pairs(flags):
+        group, _, rest = key.partition(".")
+        callback = rest.split(".")[0]
+        if group == "callbacks" and "." in rest and callback in CALLBACKS and not config["callbacks"].get(callback):
+            layers.append(Layer({f"callbacks.{callback}": {}}, f"--{key}"))
+        standing: Any = config
+        for part in key.split("."):
+            standing = standing.get(part) if isinstance(standing, dict) else None
+        if isinstance(standing, dict) and "class_path" in standing and re.fullmatch(r"[A-Za-z_][\w.]*", value):
+            layers.append(Layer({key: {"class_path": value}} if value != "null" else {key: None}, f"--{key}"))
+    return layers

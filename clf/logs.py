@@ -1,0 +1,65 @@
+"""Where messages go: the terminal, and a run's ``log.txt``."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger("clf")
+_LIBRARIES = ("lightning.pytorch", "lightning.fabric")
+
+_EXPECTED_WARNINGS = {
+    "does not have many workers": "the loader settings correct themselves",
+    "is smaller than the logging interval": "short epochs are fine: metrics are logged per epoch",
+    "Checkpoint directory .* exists and is not empty": "a resumed run goes on in its own directory",
+    "The dirpath has changed from": "a run directory may be moved; the checkpoint callback follows",
+    "Consider setting.*persistent_workers": "the loader settings correct themselves",
+    "`isinstance.treespec, LeafSpec.` is deprecated": "a deprecation between torch and Lightning",
+    "callbacks used to create the checkpoint need to be provided": "those that watch training have no work here",
+    "Precision .* is not supported by the model summary": "the summary's size estimate is not what it is for",
+}
+"""Part of a library's warning -> why a user need not see it."""
+
+
+@contextmanager
+def logging_to_terminal(level: str = "info") -> Iterator[None]:
+    """Send messages to standard error while a command runs, and keep libraries to what matters."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    set_level(level)
+    try:
+        with warnings.catch_warnings():
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", f"(?s).*{message}")
+            yield
+    finally:
+        log.removeHandler(handler)
+        for file in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
+            _everywhere("removeHandler", file)
+            file.close()
+
+
+def set_level(level: str) -> None:
+    """Set how much is said.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``; libraries speak from ``warning`` up, or all in ``debug``.
+    """
+    log.setLevel(level.upper())
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel("DEBUG" if level == "debug" else max(logging.WARNING, log.level))
+
+
+def also_to(path: Path) -> None:
+    """Append every message to a file, until the command ends."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    _everywhere("addHandler", handler)
+
+
+def _everywhere(method: str, handler: logging.Handler) -> None:
+    for name in ("clf", *_LIBRARIES):
+        getattr(logging.getLogger(name), method)(handler)

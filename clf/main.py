@@ -1,0 +1,106 @@
+"""The front door: picks the command, prints help and errors. Nothing heavy is imported to print text."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from clf.errors import UserError, did_you_mean
+
+TRAINER_VERBS = {
+    "fit": "train; makes a run directory, or continues one with --ckpt_path last",
+    "validate": "score the validation split with the latest run's best checkpoint",
+    "test": "score the test split with the latest run's best checkpoint",
+    "predict": "write predictions for the test split, or for --data.predict PATH",
+}
+PLAIN_VERBS = {
+    "synth": "render a synthetic jersey-number dataset",
+    "configs": "list the shipped configs with their headers",
+}
+HELP = """usage: clf VERB [--config FILE] [--key value ...]
+
+Train, check and use image classifiers from YAML.
+
+verbs:
+{verbs}
+
+options of every verb:
+  -h, --help      all keys of the verb, with their types and defaults
+  --debug         show the traceback of an error (or set CLF_DEBUG=1)
+  --version       print the version
+
+examples:
+  clf fit --config configs/demo.yaml
+  clf fit --ckpt_path last --trainer.max_epochs 20
+  clf test
+  clf predict --data.predict some/folder --output predictions.csv
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Words after the program's name; None takes them from the command line.
+    Returns:
+        Exit code: 0 done, 1 the work failed or was partial, 2 a mistake in usage, configuration or data, 130 Ctrl-C,
+        143 SIGTERM.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("CLF_DEBUG", "0") not in ("", "0")
+    try:
+        return _dispatch([word for word in words if word != "--debug"])
+    except SystemExit as done:  # jsonargparse leaves this way once it has printed help or a configuration
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C before there was anything to save", code=130)
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(str(error), code=2)
+    except Exception as error:
+        if debug:
+            raise
+        reason = (str(error) or "no message").strip().splitlines()[0]
+        return _fail(f"{type(error).__name__}: {reason} (--debug shows where)", code=1)
+
+
+def _dispatch(words: list[str]) -> int:
+    verb, *rest = words or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  {name:<14}  {text}" for name, text in {**TRAINER_VERBS, **PLAIN_VERBS}.items())
+        print(HELP.format(verbs=verbs), end="")
+        return 0
+    if verb == "--version":
+        from clf import __version__
+
+        print(f"clf {__version__}")
+        return 0
+    if verb in TRAINER_VERBS:
+        from clf.cli import run
+
+        return run(verb, rest)
+    if verb == "synth":
+        from clf.data.synthetic import main as synth
+
+        return synth(rest)
+    if verb == "configs":
+        return _list_configs(rest)
+    known = [*TRAINER_VERBS, *PLAIN_VERBS]
+    raise UserError(f"no verb {verb!r}{did_you_mean(verb, known)}; `clf --help` lists them")
+
+
+def _list_configs(rest: list[str]) -> int:
+    from clf.yamlfile import SHIPPED, shipped_configs
+
+    if rest:
+        raise UserError(f"clf configs takes no arguments, got {rest[0]!r}")
+    for name in shipped_configs():
+        lines = (SHIPPED / name).read_text(encoding="utf-8").splitlines()
+        header = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+        print(f"configs/{name}", *(f"    {line}" for line in header), sep="\n")
+    return 0
+
+
+def _fail(message: str, *, code: int) -> int:
+    print(f"clf: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,120 @@
+"""Classification metrics of an epoch, under the keys that are logged."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+from torchmetrics import MetricCollection, SumMetric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+    MulticlassStatScores,
+)
+
+Stage = Literal["val", "test"]
+
+
+class TrainingMetrics(nn.Module):
+    """Running loss and top-1 accuracy of a training epoch, cheap enough for every step.
+
+    Plain sums, so that a checkpoint can hold them and a run that is resumed in mid-epoch reports the whole epoch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums = nn.ModuleDict({name: _sum() for name in ("loss", "correct", "images")})
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: loss scalar, logits (N, C), labels (N,)."""
+        self._add({"loss": loss * len(labels), "correct": (logits.argmax(1) == labels).sum(), "images": len(labels)})
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute and reset; keys as they are logged."""
+        loss, correct, images = (metric.compute() for metric in self._metrics.values())
+        self.reset()
+        return {"train/loss": loss / images, "train/acc_top1": correct / images}
+
+    def totals(self) -> dict[str, float]:
+        """Sum up the epoch so far over all processes, each of which has to call this."""
+        totals = {}
+        for name, metric in self._metrics.items():
+            with metric.sync_context():
+                totals[name] = float(metric.sum_value)
+        return totals
+
+    def resume(self, totals: Mapping[str, float]) -> None:
+        """Go on from saved totals, in the first process; the others start from zeros."""
+        self.reset()
+        self._add(totals)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for metric in self._metrics.values():
+            metric.reset()
+
+    def _add(self, values: Mapping[str, Tensor | float]) -> None:
+        for name, metric in self._metrics.items():
+            metric.update(values[name])
+
+
+class EvaluationMetrics(nn.Module):
+    """Everything that is reported about an evaluation, from one pass over its images.
+
+    ``loss``, ``acc_top1``, ``acc_top5`` (top-min(5, C)), ``f1_macro``, ``precision_macro``, ``recall_macro``, ``ece`` (15
+    equal bins) and ``acc_class_<i>``. A class without images has no accuracy: its key is left out rather than 0. The
+    macro averages leave out classes that neither occur nor were predicted.
+
+    Args:
+        num_classes: C, at least 2.
+        stage: First part of the keys, ``val`` or ``test``.
+    """
+
+    def __init__(self, num_classes: int, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+        self.loss, self.images = _sum(), _sum()
+        self.ece = MulticlassCalibrationError(num_classes, n_bins=15)
+        self.metrics = MetricCollection(
+            {
+                "acc_top1": MulticlassAccuracy(num_classes, average="micro"),
+                "acc_top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
+                "f1_macro": MulticlassF1Score(num_classes, average="macro"),
+                "precision_macro": MulticlassPrecision(num_classes, average="macro"),
+                "recall_macro": MulticlassRecall(num_classes, average="macro"),
+                "per_class": MulticlassStatScores(num_classes, average="none"),
+            },
+            # Left alone, torchmetrics takes metrics for the same that happen to agree on the first batch.
+            compute_groups=[["acc_top1"], ["acc_top5"], ["f1_macro", "precision_macro", "recall_macro", "per_class"]],
+        )
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: loss scalar, logits float32 (N, C), labels int64 (N,)."""
+        self.loss.update(loss * len(labels))
+        self.images.update(len(labels))
+        self.metrics.update(logits, labels)
+        # Probabilities: torchmetrics takes logits that happen to lie in [0, 1] for such.
+        self.ece.update(logits.softmax(1), labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute and reset; keys as they are logged, e.g. ``val/acc_top1``; each value a scalar."""
+        values = self.metrics.compute()
+        true_positives, *_, support = values.pop("per_class").T  # each (C,)
+        for index, (correct, images) in enumerate(zip(true_positives, support, strict=True)):
+            if images > 0:
+                values[f"acc_class_{index}"] = correct / images
+        values |= {"loss": self.loss.compute() / self.images.compute(), "ece": self.ece.compute()}
+        self.reset()
+        return {f"{self.stage}/{name}": value for name, value in values.items()}
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for metric in (self.loss, self.images, self.ece, self.metrics):
+            metric.reset()
+
+
+def _sum() -> SumMetric:
+    # Unchecked: a loss of NaN must show, where torchmetrics would leave its batch out.
+    return SumMetric(nan_strategy="disable")

@@ -1,0 +1,59 @@
+"""A run's final numbers: ``metrics.json``, each with the number of images and the interval it deserves."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clf.statistics import Proportion
+
+
+def best_epoch(metrics_csv: Path, *, monitor: str, mode: str) -> dict[str, float]:
+    """Find the epoch that checkpoints call the best.
+
+    Args:
+        metrics_csv: Written by the run.
+        monitor: Column to judge by.
+        mode: ``max`` or ``min``; of equal epochs the first counts.
+    Returns:
+        The row's numbers; empty where no epoch has the column.
+    """
+    with metrics_csv.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(monitor)]
+    sign = 1 if mode == "max" else -1
+    best = max(rows, key=lambda row: sign * float(row[monitor]), default={})
+    return {name: float(value) for name, value in best.items() if value}
+
+
+def summarise(metrics: Mapping[str, float], *, split: str, n: int) -> dict[str, Any]:
+    """Turn logged metrics into what ``metrics.json`` says about a split.
+
+    Args:
+        metrics: Logged values; keys start with the split, e.g. ``val/acc_top1``.
+        split: ``val`` or ``test``.
+        n: Images that were scored.
+    """
+    values = {name.removeprefix(f"{split}/"): value for name, value in metrics.items() if name.startswith(f"{split}/")}
+    top1 = Proportion(round(values["acc_top1"] * n), n)
+    summary: dict[str, Any] = {"n": n, **values, "acc_top1_interval": list(top1.interval())}
+    return {**summary, "epoch": int(metrics["epoch"])} if "epoch" in metrics else summary
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """Say a summary in one line, e.g. ``top-1 95.00 % (n = 240, 95 % interval …), macro F1 0.948``."""
+    top1 = Proportion(round(summary["acc_top1"] * summary["n"]), summary["n"])
+    return f"top-1 {top1}, macro F1 {summary['f1_macro']:.3f}, ECE {summary['ece']:.3f}"
+
+
+def record(path: Path, values: Mapping[str, Any]) -> None:
+    """Update top-level entries of a JSON file, in one step; other entries stay."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps({**known, **values}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read ``metrics.json``; empty where there is none yet."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

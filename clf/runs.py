@@ -1,0 +1,157 @@
+"""Run directories: where a run lives, which one is the latest, and which file ``last``, ``best`` and ``auto`` mean."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from clf.errors import UserError, did_you_mean
+
+RUNS = Path("runs")
+"""Folder of all runs, in the working folder."""
+
+CHOICES = ("last", "best", "auto")
+"""Words that ``--ckpt_path`` takes instead of a file."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, e.g. ``runs/resnet18/003``.
+
+    Args:
+        path: The directory.
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        """Show the path as a user would type it."""
+        return str(self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path)
+
+    @property
+    def name(self) -> str:
+        """Name that the run shares with its siblings."""
+        return self.path.parent.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, choice: str) -> Path:
+        """Find ``last`` or ``best``.
+
+        Raises:
+            UserError: If there is none; says where it was looked for and what there is.
+        """
+        file = self.checkpoints / f"{choice}.ckpt"
+        if file.is_file():
+            return file
+        others = sorted(path.name for path in self.checkpoints.glob("*.ckpt"))
+        there = f"the folder has {', '.join(others)}" if others else "no checkpoint was written there"
+        raise UserError(f"ckpt_path={choice!r}: {self}/checkpoints/{choice}.ckpt does not exist; {there}")
+
+
+def reserve(name: str) -> Run:
+    """Make the next free directory of a name; several processes never get the same one.
+
+    Args:
+        name: What the run is called; becomes a folder name.
+    Raises:
+        UserError: If the name cannot be a folder's or the folder cannot be made.
+    """
+    if not re.fullmatch(r"\w[\w.+=@ -]*", name):
+        raise UserError(f"name={name!r} cannot be a folder's name; use letters, digits, '-', '_' and '.'")
+    try:
+        folder = RUNS / name
+        folder.mkdir(parents=True, exist_ok=True)
+        number = max([0, *_numbers(folder)])
+        while True:
+            number += 1
+            try:
+                (folder / f"{number:03d}").mkdir()
+            except FileExistsError:
+                continue
+            return Run(folder / f"{number:03d}")
+    except OSError as error:
+        raise UserError(f"cannot make a run directory in {RUNS / name}: {error.strerror or error}") from error
+
+
+def publish(run: Run) -> None:
+    """Point ``runs/latest`` at a run, atomically."""
+    temporary = RUNS / f".latest-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve())
+    temporary.replace(RUNS / "latest")
+
+
+def newest(name: str) -> Run | None:
+    """Find the newest run of a name that was really started."""
+    folder = RUNS / name
+    runs = (Run(folder / f"{number:03d}") for number in sorted(_numbers(folder), reverse=True))
+    return next((run for run in runs if run.config.is_file()), None)
+
+
+def latest() -> Run:
+    """Follow ``runs/latest``.
+
+    Raises:
+        UserError: If nothing was run here yet, or the directory is gone.
+    """
+    link = RUNS / "latest"
+    if link.is_symlink() and not link.exists():
+        raise UserError(
+            f"{link} points to {link.readlink()}, which is gone; pick a run with --run runs/<name>/<number>"
+        )
+    if not link.exists():
+        raise UserError(
+            f"no run found: {Path.cwd()}/{link} does not exist; "
+            "start one with `clf fit --config FILE`, or name one with --config, --run or --ckpt_path FILE"
+        )
+    return open_run(RUNS / link.readlink() if link.is_symlink() else link)
+
+
+def open_run(path: Path) -> Run:
+    """Open the directory that ``--run`` names.
+
+    Raises:
+        UserError: If it is not a run directory.
+    """
+    if (path / "config.yaml").is_file():
+        return Run(path)
+    known = [str(config.parent) for config in RUNS.glob("*/*/config.yaml") if not config.parent.parent.is_symlink()]
+    reason = "has no config.yaml" if path.is_dir() else "does not exist"
+    raise UserError(f"run={str(path)!r} {reason}{did_you_mean(str(path), known)}")
+
+
+def run_of(checkpoint: Path) -> Run | None:
+    """Find the run directory that a checkpoint file lies in."""
+    folder = checkpoint.absolute().parent.parent
+    if checkpoint.absolute().parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
+        return None
+    return Run(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+
+
+def checkpoint_file(value: str) -> Path:
+    """Check a ``--ckpt_path`` that is meant to be a file.
+
+    Raises:
+        UserError: For URLs, folders and files that do not exist.
+    """
+    if re.match(r"\w+://", value):
+        raise UserError(f"ckpt_path={value!r} is a URL; download the file first and give its path")
+    path = Path(value)
+    if path.is_file():
+        return path
+    options = [*CHOICES, *(str(path.parent / other.name) for other in path.parent.glob("*.ckpt"))]
+    reason = "is a folder" if path.is_dir() else "does not exist"
+    raise UserError(f"ckpt_path={value!r} {reason}; give last, best, auto or a file{did_you_mean(value, options)}")
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]

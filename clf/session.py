@@ -1,0 +1,116 @@
+"""The run directory around one command: made or found, compared with what was saved, and never left empty."""
+
+import json
+import logging
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from clf import logs, results, runs
+from clf.invocation import Invocation
+from clf.runs import Run
+
+log = logging.getLogger("clf")
+
+_RANK_ZERO_RUN = "CLF_RUN_DIRECTORY"
+"""Tells the processes that a distributed run starts which directory the first one reserved."""
+
+_ENDS_TRAINING = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "callbacks.early_stopping")
+
+
+class Session:
+    """What a command works in.
+
+    Args:
+        invocation: What the command line means.
+    """
+
+    def __init__(self, invocation: Invocation) -> None:
+        self.invocation = invocation
+        self.run = invocation.run
+        self.resumes = invocation.verb == "fit" and invocation.checkpoint is not None
+        self._reserved: Run | None = None
+
+    def open(self) -> Run:
+        """Take the directory that a fit works in: the resumed run's, or a new one; messages go to its ``log.txt``."""
+        if self.run is None:
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                self.run = self._reserved = runs.reserve(self.invocation.name)
+                os.environ[_RANK_ZERO_RUN] = str(self.run.path)
+            else:
+                self.run = Run(Path(os.environ[_RANK_ZERO_RUN]))
+        logs.also_to(self.run.path / "log.txt")
+        return self.run
+
+    def close(self) -> None:
+        """Remove a directory that was reserved for a run that never began."""
+        if self._reserved is not None:
+            os.environ.pop(_RANK_ZERO_RUN, None)
+            if not self._reserved.config.exists():
+                (self._reserved.path / "log.txt").unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._reserved.path.rmdir()
+                    self._reserved.path.parent.rmdir()
+
+    @property
+    def output(self) -> Path:
+        """Folder of predictions: in the run, or in the working folder for a checkpoint that lies in none."""
+        return (self.run.path if self.run else Path()) / "predictions"
+
+    def run_id(self) -> str:
+        """Identify the run to trackers; the same for every command on it."""
+        assert self.run is not None, "a session is opened before it is identified"
+        facts = self.run.path / "environment.json"
+        known = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
+        return str(known.get("run_id") or secrets.token_hex(4))
+
+    def is_finished(self, config: dict[str, Any]) -> bool:
+        """Tell whether a resumed run has nothing left to do under a configuration."""
+        if not self.resumes or self.run is None:
+            return False
+        if "finished" not in results.read(self.run.path / "metrics.json"):
+            return False
+        changed = {key for key, *_ in self.differences(config)}
+        return not any(key.startswith(_ENDS_TRAINING) for key in changed)
+
+    def differences(self, config: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+        """List what a resumed run changes: (dotted key, saved value, new value)."""
+        if self.run is None or not self.run.config.is_file():
+            return []
+        saved = _flatten(yaml.safe_load(self.run.config.read_text(encoding="utf-8")))
+        new = _flatten(config)
+        keys = sorted(key for key in {*saved, *new} if saved.get(key) != new.get(key))
+        return [(key, saved.get(key), new.get(key)) for key in keys]
+
+
+def fill_placeholders(value: Any, *, run: Run, run_id: str) -> Any:
+    """Put the run's facts into a configuration of loggers.
+
+    Args:
+        value: Nested mappings and lists; texts may hold ``{run}`` (its directory), ``{name}`` (e.g. ``resnet18/003``)
+            and ``{id}`` (stays the same when the run is resumed).
+        run: The run.
+        run_id: Its id.
+    """
+    if isinstance(value, str):
+        name = f"{run.name}/{run.path.name}"
+        return value.replace("{run}", str(run.path)).replace("{name}", name).replace("{id}", run_id)
+    if isinstance(value, list):
+        return [fill_placeholders(item, run=run, run_id=run_id) for item in value]
+    if isinstance(value, dict):
+        return {key: fill_placeholders(item, run=run, run_id=run_id) for key, item in value.items()}
+    return value
+
+
+def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= _flatten(item, f"{key}.{name}".lstrip("."))
+    return flat

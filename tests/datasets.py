@@ -1,0 +1,46 @@
+"""Small datasets made on the spot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def touch(root: Path, *paths: str) -> Path:
+    """Make empty files, and the folders that they lie in."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def write_rows(root: Path, file: str, *rows: Any) -> Path:
+    """Write a JSONL file (text as it is, all else as JSON) and touch the images that its rows name."""
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    for row in rows:
+        if isinstance(row, dict) and isinstance(row.get("image"), str):
+            touch((root / file).parent, row["image"])
+    return root
+
+
+def draw(file: Path, *, seed: int, size: tuple[int, int] = (12, 10)) -> None:
+    """Write an image of noise, different for each seed, lossless where the suffix is."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def draw_folders(root: Path, counts: dict[str, int]) -> Path:
+    """Fill folders like ``train/cat`` with so many images ``0.png``, ``1.png``, …; no two are the same."""
+    for folder, count in counts.items():
+        for number in range(count):
+            draw(root / folder / f"{number}.png", seed=hash_of(f"{folder}/{number}"))
+    return root
+
+
+def hash_of(text: str) -> int:
+    """Turn a name into a seed that is the same in every process."""
+    return int.from_bytes(text.encode(), "little")

@@ -1,0 +1,163 @@
+"""What users get wrong: each mistake costs one line that names it, exit code 2, and nothing on disk."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from clf.main import main
+from tests.datasets import draw_folders, touch, write_rows
+
+TINY = """
+model: {arch: test_resnet, pretrained: false, image_size: 32}
+data: {batch_size: 4, num_workers: 0, augment: none}
+trainer: {accelerator: cpu, max_epochs: 1, limit_train_batches: 1, num_sanity_val_steps: 0}
+"""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is typed, after what was done to the folder, and the words that the message must have."""
+
+    words: str
+    message: tuple[str, ...]
+    prepare: Callable[[], object] = lambda: None
+
+
+def write(name: str, text: str) -> Callable[[], object]:
+    return lambda: Path(name).write_text(text)
+
+
+def damage_checkpoint() -> None:
+    path = Path("runs/latest/checkpoints/last.ckpt")
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def relabel() -> None:
+    for split in ("train", "valid", "test"):
+        shutil.move(f"images/{split}/cat", f"images/{split}/lynx")
+
+
+FIT = "fit --config tiny.yaml --data.root images"
+MISTAKES = {
+    "key in YAML": Mistake(
+        "fit --config typo.yaml",
+        ("model.archh", "typo.yaml", "did you mean 'model.arch'"),
+        write("typo.yaml", "model.archh: resnet18\n"),
+    ),
+    "key on the command line": Mistake(f"{FIT} --trainer.max_epoch 3", ("trainer.max_epoch", "'trainer.max_epochs'")),
+    "argument of a class": Mistake(
+        f"{FIT} --model.loss.label_smoothin 0.2", ("label_smoothin", "CrossEntropy", "'label_smoothing'")
+    ),
+    "verb": Mistake("fitt --config tiny.yaml", ("fitt", "did you mean 'fit'")),
+    "model": Mistake(f"{FIT} --model.arch resnt18", ("model.arch", "resnt18", "did you mean 'resnet18'")),
+    "class_path": Mistake(
+        "fit --config typo.yaml",
+        ("torch.optim.AdamWW", "typo.yaml", "did you mean 'AdamW'"),
+        write("typo.yaml", "model.optimizer: {class_path: torch.optim.AdamWW}\n"),
+    ),
+    "class on the command line": Mistake(f"{FIT} --model.optimizer AdamWW", ("AdamWW", "did you mean 'AdamW'")),
+    "file": Mistake("fit --config tinyy.yaml", ("tinyy.yaml", "did you mean 'tiny.yaml'")),
+    "type": Mistake(f"{FIT} --trainer.max_epochs many", ("trainer.max_epochs", "many", "int")),
+    "choice": Mistake(f"{FIT} --model.crop_mode centre", ("model.crop_mode", "centre", "did you mean 'center'")),
+    "null": Mistake(f"{FIT} --data.batch_size null", ("data.batch_size", "null", "int")),
+    "missing dataset": Mistake("fit --config tiny.yaml --data.root imags", ("data.root", "imags", "images")),
+    "empty split": Mistake(
+        FIT, ("images", "train"), lambda: [shutil.rmtree(f"images/train/{name}") for name in ("cat", "dog")]
+    ),
+    "empty class": Mistake(FIT, ("images/train/eel",), lambda: Path("images/train/eel").mkdir()),
+    "label unseen in train": Mistake(
+        FIT, ("eel", "valid", "on_unknown_label"), lambda: draw_folders(Path("images"), {"valid/eel": 1})
+    ),
+    "other classes than the checkpoint's": Mistake("test", ("cat", "lynx"), relabel),
+    "other classes when resuming": Mistake(
+        "fit --ckpt_path last --trainer.max_epochs 2", ("last.ckpt", "'cat'", "'lynx'"), relabel
+    ),
+    "nothing to resume": Mistake(
+        "fit --config tiny.yaml --name other --ckpt_path last", ("last", "runs/other"), lambda: None
+    ),
+    "no run at all": Mistake("test", ("runs/latest", "clf fit"), lambda: shutil.rmtree("runs")),
+    "checkpoint of another architecture": Mistake(
+        "test --model.arch test_vit", ("best.ckpt", "test_resnet", "test_vit")
+    ),
+    "corrupt checkpoint": Mistake(
+        "fit --ckpt_path last --trainer.max_epochs 2", ("last.ckpt", "corrupt"), damage_checkpoint
+    ),
+    "checkpoint of somebody else": Mistake(
+        "test --ckpt_path foreign.ckpt", ("foreign.ckpt", "clf"), lambda: torch.save({"state_dict": {}}, "foreign.ckpt")
+    ),
+    "URL as checkpoint": Mistake("test --ckpt_path https://example.org/a.ckpt", ("https://example.org", "URL")),
+    "corrupt JSONL line": Mistake(
+        "fit --config tiny.yaml --data.root rows",
+        ("annotations.jsonl:2",),
+        lambda: write_rows(Path("rows"), "train/annotations.jsonl", {"image": "a.png", "label": "a"}, "{oops"),
+    ),
+    "image missing from disk": Mistake(
+        "fit --config tiny.yaml --data.root rows",
+        ("gone.png", "annotations.jsonl:1"),
+        lambda: [
+            write_rows(Path("rows"), "train/annotations.jsonl", {"image": "gone.png", "label": "a"}),
+            Path("rows/train/gone.png").unlink(),
+        ],
+    ),
+    "unreadable image": Mistake(
+        "fit --config tiny.yaml --data.root broken",
+        ("broken/train/cat/a.png",),
+        lambda: touch(
+            draw_folders(Path("broken"), {"train/dog": 1, "valid/dog": 1, "valid/cat": 1}), "train/cat/a.png"
+        ),
+    ),
+    "duplicate YAML key": Mistake(
+        "fit --config twice.yaml",
+        ("twice.yaml:3", "batch_size", "twice"),
+        write("twice.yaml", "data:\n  batch_size: 1\n  batch_size: 2\n"),
+    ),
+    "circular config": Mistake(
+        "fit --config a.yaml",
+        ("circular", "a.yaml -> b.yaml -> a.yaml"),
+        lambda: [write("a.yaml", "config: b.yaml\n")(), write("b.yaml", "config: a.yaml\n")()],
+    ),
+    "pretrained without network": Mistake(
+        f"{FIT} --model.pretrained true", ("model.pretrained", "cannot be had", "model.weights")
+    ),
+    "weights file": Mistake(
+        f"{FIT} --model.weights wights.safetensors",
+        ("model.weights", "wights.safetensors", "did you mean 'weights.safetensors'"),
+        write("weights.safetensors", ""),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which a first, small run was made."""
+    folder = tmp_path_factory.mktemp("started")
+    counts = {f"{split}/{name}": 2 for split in ("train", "valid", "test") for name in ("cat", "dog")}
+    draw_folders(folder / "images", counts)
+    (folder / "tiny.yaml").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(FIT.split()) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_costs_one_line_and_leaves_nothing(
+    name: str, started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mistake = MISTAKES[name]
+    folder = shutil.copytree(started, tmp_path / "work", symlinks=True)
+    monkeypatch.chdir(folder)
+    mistake.prepare()
+    before = sorted(folder.glob("runs/*/*"))
+
+    assert main(mistake.words.split()) == 2
+
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("clf: ")]
+    assert len(said) == 1, said
+    for word in mistake.message:
+        assert word in said[0]
+    assert sorted(folder.glob("runs/*/*")) == before or name == "unreadable image"

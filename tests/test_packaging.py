@@ -1,0 +1,170 @@
+"""The package: complete dependencies with reasons, one version, locks that fit, and archives that hold the configs."""
+
+import ast
+import re
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from hatchling import build
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import clf
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+PROJECT = tomllib.loads(PYPROJECT)["project"]
+RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
+
+# Where what is imported and what is installed have different names.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+
+
+def undeclared(sources: list[str], declared: list[Requirement]) -> set[str]:
+    """Third-party distributions that are imported, at the top or inside functions, without being declared."""
+    known = {canonicalize_name(requirement.name) for requirement in declared}
+    found = {top for source in sources for node in ast.walk(ast.parse(source)) for top in _tops(node)}
+    own = {"clf", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    return {
+        str(canonicalize_name(DISTRIBUTIONS.get(top, top))) for top in found - sys.stdlib_module_names - own
+    } - known
+
+
+def _tops(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name.split(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [node.module.split(".")[0]]
+    return []
+
+
+def floors_without_reason(text: str) -> list[str]:
+    """Requirement lines that have a bound but no comment behind it."""
+    lines = re.findall(r"""^\s*"([\w.\[\]-]+(?:>=|<|~=|==|>)[^"]*)",?(.*)$""", text, flags=re.MULTILINE)
+    return [requirement for requirement, rest in lines if not re.fullmatch(r"\s*# .{10,}", rest)]
+
+
+def pins(lock: str) -> dict[str, list[Version]]:
+    """The versions that a lock installs, by distribution; one that differs between Pythons has several."""
+    found: dict[str, list[Version]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, flags=re.MULTILINE):
+        found.setdefault(canonicalize_name(name), []).append(Version(version))
+    return found
+
+
+def unmet(requirements: list[Requirement], lock: str) -> list[str]:
+    """Requirements that a lock does not pin, or pins outside their bounds."""
+    locked = pins(lock)
+    names = [(requirement, locked.get(canonicalize_name(requirement.name), [])) for requirement in requirements]
+    return [str(each) for each, versions in names if not versions or not all(v in each.specifier for v in versions)]
+
+
+def sources(folder: str) -> list[str]:
+    return [path.read_text() for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def lock(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def test_everything_that_the_package_imports_is_declared() -> None:
+    assert undeclared(sources("clf"), RUNTIME) == set()
+
+
+def test_everything_that_the_tests_import_is_declared() -> None:
+    assert undeclared(sources("tests"), [*RUNTIME, *EXTRAS["dev"]]) == set()
+
+
+def test_an_undeclared_import_inside_a_function_is_found() -> None:
+    source = (
+        "import os\nimport numpy.typing\ndef draw():\n    from PIL import Image\n    import matplotlib.pyplot as plt"
+    )
+    assert undeclared([source], [Requirement("numpy>=2"), Requirement("Pillow")]) == {"matplotlib"}
+
+
+def test_neither_lock_brings_libraries_that_slow_every_start() -> None:
+    slow = {"scipy", "matplotlib", "scikit-learn", "pandas"}
+    assert slow & (pins(lock("requirements.lock")).keys() | pins(lock("requirements-dev.lock")).keys()) == set()
+
+
+def test_every_floor_has_its_reason_behind_it() -> None:
+    assert floors_without_reason(PYPROJECT) == []
+
+
+def test_every_runtime_dependency_has_a_floor() -> None:
+    assert [str(each) for each in RUNTIME if not any(part.operator == ">=" for part in each.specifier)] == []
+
+
+def test_a_floor_without_a_reason_is_found() -> None:
+    text = '  "torch>=2.10",  # closes a hole in weights_only\n  "timm>=1.0.20",\n  "onnx>=1.21"  # why\n  "pytest",\n'
+    assert floors_without_reason(text) == ["timm>=1.0.20", "onnx>=1.21"]
+
+
+def test_the_version_stands_in_pyproject_alone() -> None:
+    assert clf.__version__ == PROJECT["version"]
+    assert [source for source in [*sources("clf"), lock("Makefile")] if PROJECT["version"] in source] == []
+    assert not re.search(r"__version__\s*=", lock("clf/__init__.py"))
+
+
+def test_a_misspelt_attribute_of_the_package_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="'clf' has no attribute 'versoin'"):
+        clf.versoin  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_pins_every_dependency_within_its_bounds_and_by_hash(name: str) -> None:
+    text = lock(name)
+    assert unmet([*RUNTIME, *(EXTRAS["dev"] if "dev" in name else [])], text) == []
+    entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_names_no_index_and_no_place_on_a_disk(name: str) -> None:
+    assert re.findall(r"^-.*|.*://.*|.* @ .*|.*(?<![\w.])/\w.*", lock(name), flags=re.MULTILINE) == []
+
+
+def test_the_development_lock_installs_the_runtime_lock_and_more() -> None:
+    development = pins(lock("requirements-dev.lock"))
+    assert {name: development.get(name) for name in pins(lock("requirements.lock"))} == pins(lock("requirements.lock"))
+
+
+def test_a_lock_that_is_behind_pyproject_is_found() -> None:
+    text = "numpy==2.4.6 ; python_full_version < '3.12' \\\nnumpy==2.5.5 ; python_full_version >= '3.12' \\\n"
+    assert unmet([Requirement("numpy>=2"), Requirement("numpy>=2.5"), Requirement("timm")], text) == [
+        "numpy>=2.5",
+        "timm",
+    ]
+
+
+def test_the_wheel_brings_configs_types_and_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as wheel:
+        names = set(wheel.namelist())
+        commands = wheel.read(f"clf-{PROJECT['version']}.dist-info/entry_points.txt").decode()
+    shipped = {f"clf/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    assert shipped
+    assert shipped | {"clf/py.typed", "clf/main.py"} <= names
+    assert {name.split("/")[0] for name in names} == {"clf", f"clf-{PROJECT['version']}.dist-info"}
+    assert "clf = clf.main:main" in commands
+
+
+def test_the_source_archive_builds_the_very_same_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with tarfile.open(tmp_path / build.build_sdist(str(tmp_path))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    source = tmp_path / f"clf-{PROJECT['version']}"
+    for name in ("LICENSE", "README.md", "CHANGELOG.md", "requirements.lock", "tests/test_packaging.py"):
+        assert (source / name).exists(), name
+    (tmp_path / "from_source").mkdir()
+    (tmp_path / "from_checkout").mkdir()
+    checkout = build.build_wheel(str(tmp_path / "from_checkout"))
+    monkeypatch.chdir(source)
+    wheel = build.build_wheel(str(tmp_path / "from_source"))
+    assert (tmp_path / "from_source" / wheel).read_bytes() == (tmp_path / "from_checkout" / checkout).read_bytes()

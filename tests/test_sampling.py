@@ -1,0 +1,109 @@
+"""Epochs dealt into batches: the same for every worker count, shared fairly among ranks, and resumable."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clf.data.sampling import (
+    Key,
+    count_eval_batches,
+    count_train_batches,
+    epoch_order,
+    eval_batches,
+    rank_share,
+    train_batches,
+)
+
+
+def indices(batches: list[list[Key]]) -> list[int]:
+    return [index for batch in batches for _, index in batch]
+
+
+def deal(
+    count: int, *, batch_size: int = 4, rank: int = 0, world_size: int = 1, skip: int = 0, epoch: int = 0
+) -> list[list[Key]]:
+    place = {"rank": rank, "world_size": world_size, "skip": skip}
+    return list(train_batches(count, batch_size=batch_size, seed=1, epoch=epoch, **place))
+
+
+def test_order_is_a_permutation_that_changes_with_seed_and_epoch() -> None:
+    orders = [epoch_order(50, seed=seed, epoch=epoch).tolist() for seed, epoch in [(1, 0), (1, 1), (2, 0), (0, 1)]]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_order_never_changes() -> None:
+    # A run that is resumed after an upgrade has to meet the same batches.
+    assert epoch_order(8, seed=42, epoch=3).tolist() == [0, 6, 5, 1, 3, 7, 4, 2]
+
+
+def test_every_position_is_equally_likely() -> None:
+    seen = np.stack([epoch_order(4, seed=7, epoch=epoch) for epoch in range(2000)])
+    counts = np.stack([np.bincount(column, minlength=4) for column in seen.T])
+    assert (abs(counts - 500) < 100).all()  # five standard deviations
+
+
+def test_epoch_holds_every_sample_once_in_batches_of_the_size() -> None:
+    batches = deal(10)
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert sorted(indices(batches)) == list(range(10))
+
+
+def test_keys_carry_the_epoch_so_that_waiting_workers_know_it() -> None:
+    assert {epoch for batch in deal(10, epoch=5) for epoch, _ in batch} == {5}
+
+
+def test_single_sample_is_no_batch_and_another_one_is_left_out_each_time() -> None:
+    assert [len(batch) for batch in deal(9)] == [4, 4]
+    left_out = {epoch: set(range(9)) - set(indices(deal(9, epoch=epoch))) for epoch in range(8)}
+    assert len({index for absent in left_out.values() for index in absent}) > 1
+
+
+@pytest.mark.parametrize(("count", "batch_size", "sizes"), [(1, 4, [1]), (3, 4, [3]), (3, 1, [1, 1, 1]), (5, 5, [5])])
+def test_small_sets_and_small_batches_are_trained_on_as_they_are(count: int, batch_size: int, sizes: list[int]) -> None:
+    assert [len(batch) for batch in deal(count, batch_size=batch_size)] == sizes
+
+
+@pytest.mark.parametrize("skip", range(4))
+def test_skipping_leaves_the_tail_of_the_same_epoch(skip: int) -> None:
+    assert deal(10, skip=skip) == deal(10)[skip:]
+
+
+@given(count=st.integers(1, 60), batch_size=st.integers(1, 9), world_size=st.integers(1, 5), epoch=st.integers(0, 3))
+def test_ranks_share_an_epoch_fairly(count: int, batch_size: int, world_size: int, epoch: int) -> None:
+    order = epoch_order(count, seed=1, epoch=epoch)
+    shares = [rank_share(order, rank=rank, world_size=world_size).tolist() for rank in range(world_size)]
+    assert len({len(share) for share in shares}) == 1
+    seen = Counter(index for share in shares for index in share)
+    assert set(seen) == set(range(count))
+    assert sum(seen.values()) - count < world_size
+    for rank in range(world_size):
+        batches = deal(count, batch_size=batch_size, rank=rank, world_size=world_size, epoch=epoch)
+        assert len(batches) == count_train_batches(count, batch_size=batch_size, world_size=world_size)
+        assert indices(batches) == shares[rank][: len(indices(batches))]
+        assert len(shares[rank]) - len(indices(batches)) <= 1
+
+
+def test_samples_that_come_twice_are_no_neighbours_of_their_copies_on_the_same_rank() -> None:
+    order = epoch_order(5, seed=1, epoch=0)
+    assert [rank_share(order, rank=rank, world_size=2).tolist() for rank in (0, 1)] == [
+        [order[0], order[2], order[4]],
+        [order[1], order[3], order[0]],
+    ]
+
+
+def test_evaluation_is_in_order() -> None:
+    assert list(eval_batches(5, batch_size=2)) == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
+
+
+@given(count=st.integers(1, 60), batch_size=st.integers(1, 9), world_size=st.integers(1, 5))
+def test_ranks_evaluate_every_sample_exactly_once_in_as_many_batches(
+    count: int, batch_size: int, world_size: int
+) -> None:
+    dealt = [list(eval_batches(count, batch_size=batch_size, rank=r, world_size=world_size)) for r in range(world_size)]
+    length = count_eval_batches(count, batch_size=batch_size, world_size=world_size)
+    assert [len(batches) for batches in dealt] == [length] * world_size
+    assert sorted(index for batches in dealt for index in indices(batches)) == list(range(count))
