@@ -8,8 +8,10 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import AdamW
+from torch.optim import lr_scheduler as torch_schedulers
 
 from clf.checkpoints import KEY, Facts
 from clf.errors import UserError
@@ -99,6 +101,11 @@ class Classifier(LightningModule):
             )
             self._built_from = {"arch": arch}
         else:
+            if weights is not None or drop_rate or drop_path_rate:
+                raise UserError(
+                    "model.weights, drop_rate and drop_path_rate are for model.arch; give a network of your own such "
+                    "things as model.network.init_args"
+                )
             own = network(len(classes))
             built = Built(own, {**OWN_NETWORK_CFG, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}, "its own constructor")
             self._built_from = {"class_path": f"{type(own).__module__}.{type(own).__qualname__}"}
@@ -121,7 +128,7 @@ class Classifier(LightningModule):
         self.channels_last = channels_last
         self.seed = seed
         self._weigh_classes(class_weights, class_counts)
-        self.training_metrics = TrainingMetrics(len(classes))
+        self.training_metrics = TrainingMetrics()
         self.val_metrics = EvaluationMetrics(len(classes), "val")
         self.test_metrics = EvaluationMetrics(len(classes), "test")
         if channels_last:
@@ -150,6 +157,20 @@ class Classifier(LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)
         return logits
+
+    def on_train_start(self) -> None:
+        """Hold a resumed optimizer to the configuration: it came back with the rates and decay of the checkpoint.
+
+        Not with a schedule of torch's, which comes back with rates of its own and goes on with those.
+        """
+        scheduler = self.lr_schedulers()
+        if not isinstance(scheduler, WarmupCosine | None):
+            return
+        configured = self.optimizer(parameter_groups(self)).param_groups
+        for group, wanted in zip(self.trainer.optimizers[0].param_groups, configured, strict=True):
+            group.update({key: value for key, value in wanted.items() if key != "params"})
+        if scheduler is not None:
+            scheduler.apply()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make what the step draws a function of (seed, epoch, batch, rank), so that a resumed run draws the same."""
@@ -210,13 +231,21 @@ class Classifier(LightningModule):
         return {"logits": logits, "index": batch["index"], **known}
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer over two parameter groups, and the schedule over the length of the run."""
-        optimizer = self.optimizer(parameter_groups(self.network))
+        """Build the optimizer over two parameter groups, and the schedule over the length of the run.
+
+        A loss may have parameters, too.
+        """
+        optimizer = self.optimizer(parameter_groups(self))
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
+        if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                raise UserError(
+                    "model.lr_scheduler: torch's ReduceLROnPlateau does not say what it watches; "
+                    "use lightning.pytorch.cli.ReduceLROnPlateau with init_args: {monitor: val/loss}"
+                )
             config |= {"monitor": scheduler.monitor, "interval": "epoch"}
         if isinstance(scheduler, WarmupCosine):
             self._plan(scheduler)
@@ -233,5 +262,18 @@ class Classifier(LightningModule):
             scheduler.plan(total_steps=int(total_steps), steps_per_epoch=per_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds this classifier, as primitives."""
+        """Add what rebuilds this classifier, and the metrics of the epoch so far, as primitives."""
         checkpoint[KEY] = self.facts.to_dict()
+        checkpoint["training_metrics"] = self.training_metrics.totals()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on in mid-epoch, and settle who weighs the classes: in training the configuration, else the checkpoint."""
+        name = "loss.class_weights"
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            first = self.trainer.is_global_zero
+            self.training_metrics.resume({k: first * total for k, total in checkpoint["training_metrics"].items()})
+            own = {key: value for key, value in self.state_dict().items() if key == name}
+            for key in {"state_dict", "current_model_state"} & checkpoint.keys():  # the second is a moving average's
+                checkpoint[key] = {k: value for k, value in checkpoint[key].items() if k != name} | own
+        elif "class_weights" in self.loss._buffers:
+            self.loss.register_buffer("class_weights", checkpoint["state_dict"].get(name))

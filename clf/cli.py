@@ -139,8 +139,10 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Type the composed configuration and the flags."""
         assert isinstance(parser, Parser) and isinstance(args, list)
-        for each in (parser, *self._subcommand_parsers.values()):
+        verb_parser = self._parser(self.verb)
+        for each in (parser, verb_parser):
             each.origin = self.invocation.composed.origin  # type: ignore[attr-defined]
+            each.keys = [action.dest for action in verb_parser._actions]  # type: ignore[attr-defined]
         self.config = parser.parse_args(args)
         for group, owner in (("data", ImageData), ("model", Classifier)):
             refuse_nulls(group, self.config[self.verb][group].as_dict(), owner)

@@ -7,13 +7,14 @@ stands there. That last pair of rules holds at every level of the merge, which i
 taken from a library. Typing and validation are jsonargparse's job.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clf.errors import UserError, did_you_mean
-from clf.yamlfile import SHIPPED, display, find_config, is_yaml_name, load_yaml
+from clf.yamlfile import SHIPPED, Key, display, find_config, is_yaml_name, load_yaml
 
 CALLBACKS = {
     "checkpoint": "clf.callbacks.checkpoint.Checkpoint",
@@ -28,7 +29,8 @@ CALLBACKS = {
 }
 """Name under ``callbacks:`` -> the class it stands for."""
 
-_GROUPS = ("trainer", "model", "data", "callbacks")
+GROUPS = ("trainer", "model", "data", "callbacks")
+"""Keys that hold keys, or name a file that does."""
 _CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
@@ -84,7 +86,8 @@ def compose(layers: Iterable[Path | Layer]) -> Composed:
     config: dict[str, Any] = {}
     for layer in [SHIPPED / "defaults.yaml", *layers]:
         config = merge(config, composer.load(layer) if isinstance(layer, Path) else composer.read(layer))
-    return Composed(_complete(config), composer.origins)
+    merged = Composed(config, composer.origins)
+    return Composed(_complete(merged), composer.origins)
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -92,10 +95,12 @@ def merge(base: Any, over: Any) -> Any:
 
     Args:
         base: What stands there.
-        over: What is laid over it; null and lists replace, mappings merge by key.
+        over: What is laid over it; null and lists replace, mappings merge by key, a text over a class names a class.
     Returns:
         The merged value; neither argument is changed.
     """
+    if isinstance(base, dict) and "class_path" in base and isinstance(over, str):
+        over = {"class_path": over}
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     if "class_path" in over:
@@ -170,53 +175,72 @@ class _Composer:
 def _expand(mapping: Mapping[str, Any], origin: str) -> dict[str, list[Any]]:
     """Group values by the first part of their key: the plain value first, then what dotted keys say below it."""
     groups: dict[str, list[Any]] = {}
-    for key in sorted(mapping, key=lambda key: "." in key):
+    for key in sorted(mapping, key=lambda key: key.count(".")):
+        place = f"{origin}:{key.line}" if isinstance(key, Key) else origin
         head, *rest = key.split(".")
+        if not all((head, *rest)):
+            raise UserError(f"{place}: the key {key!r} has an empty part")
         value = mapping[key]
         for part in reversed(rest):
             value = {part: value}
         for earlier in groups.setdefault(head, []):
             if (twice := _overlap(earlier, value, head)) is not None:
-                raise UserError(f"{origin}:{getattr(key, 'line', 1)}: the key {twice!r} is given twice")
+                raise UserError(f"{place}: the key {twice!r} is given twice")
         groups[head].append(value)
     return groups
 
 
 def _overlap(earlier: Any, later: Any, key: str) -> str | None:
-    """Find the key that two values of one file both set."""
-    if is_yaml_name(earlier):
-        return None
-    if not (isinstance(earlier, dict) and isinstance(later, dict)):
-        return key
-    found = (_overlap(earlier[name], later[name], f"{key}.{name}") for name in later if name in earlier)
-    return next((twice for twice in found if twice is not None), None)
+    """Find the key that two values of one file both set; what a part says may be set again."""
+    taken = dict(_leaves(earlier, key))
+    for name, value in _leaves(later, key):
+        for other in taken:
+            if name == other or (name.startswith(f"{other}.") and not is_yaml_name(taken[other])):
+                return other
+            if other.startswith(f"{name}."):
+                return name
+    return None
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Walk over what a value sets, however it is written: dotted, nested, with or without ``init_args``."""
+    if not isinstance(value, dict):
+        yield ".".join(part for part in key.split(".") if part != "init_args"), value
+    else:
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}")
 
 
 def _pop_bases(groups: dict[str, list[Any]], origin: str, *, top: bool) -> list[str]:
     """Take the names of the inherited files out of a mapping; below the top, ``config`` may be a class's own key."""
-    [bases] = groups.get("config", [[]])
-    names = bases if isinstance(bases, list) else [bases]
+    bases = groups.get("config", [[]])
+    names = bases[0] if isinstance(bases[0], list) else bases
     if not all(map(is_yaml_name, names)):
         if not top:
             return []
-        raise UserError(f"{origin}: config={bases!r} must be the name of a YAML file or a list of such names")
+        raise UserError(f"{origin}: config={bases[0]!r} must be the name of a YAML file or a list of such names")
     groups.pop("config", None)
     return names
 
 
-def _complete(config: dict[str, Any]) -> dict[str, Any]:
+def _complete(composed: Composed) -> dict[str, Any]:
     """Check the shape of the groups and name the class of each shipped callback."""
-    for group in _GROUPS:
+    config = composed.config
+    for group in GROUPS:
         if not isinstance(config.get(group, {}), dict):
-            raise UserError(f"{group}={config[group]!r} must hold keys and values, or name a YAML file that does")
-    callbacks = {}
-    for name, value in config.get("callbacks", {}).items():
-        if value is not None and not isinstance(value, dict):
-            raise UserError(f"callbacks.{name}={value!r} must be null (off) or hold the callback's keys")
-        if value is not None and "class_path" not in value:
-            if name not in CALLBACKS:
-                hint = did_you_mean(name, CALLBACKS)
-                raise UserError(f"callbacks.{name} is no shipped callback and has no class_path{hint}")
-            value = {"class_path": CALLBACKS[name], **value}
-        callbacks[str(name)] = value
+            given = f"{group}={json.dumps(config[group])} (in {composed.origin(group)})"
+            raise UserError(f"{given} must hold keys and values, or name a YAML file that does")
+    callbacks = {name: _callback(name, value, composed) for name, value in config.get("callbacks", {}).items()}
     return {**config, "callbacks": callbacks}
+
+
+def _callback(name: str, value: Any, composed: Composed) -> Any:
+    key = f"callbacks.{name}"
+    place = f" (in {composed.origin(key)})"
+    if value is None or (isinstance(value, dict) and "class_path" in value):
+        return value
+    if not isinstance(value, dict):
+        raise UserError(f"{key}={json.dumps(value)}{place} must be null (off) or hold the callback's keys")
+    if name not in CALLBACKS:
+        raise UserError(f"{key}{place} is no shipped callback and has no class_path{did_you_mean(name, CALLBACKS)}")
+    return {"class_path": CALLBACKS[name], **value}

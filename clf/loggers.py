@@ -75,13 +75,11 @@ class RunLogger(Logger):
             if new:
                 table.update(epoch, step or 0, new)
 
-    @rank_zero_only
     def save(self) -> None:
         """Write what an epoch gained; called by the trainer after each `log_metrics`."""
         self._metrics.save()
         self._timing.save()
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write the last values, however the run ended."""
         self._metrics.save(everything=True)

@@ -25,7 +25,11 @@ class TrainingMetrics(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sums = nn.ModuleDict({name: _sum() for name in ("loss", "correct", "images")})
+        self.loss, self.correct, self.images = _sum(), _sum(), _sum()
+
+    @property
+    def _sums(self) -> dict[str, SumMetric]:
+        return {"loss": self.loss, "correct": self.correct, "images": self.images}
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: loss scalar, logits (N, C), labels (N,)."""
@@ -33,14 +37,15 @@ class TrainingMetrics(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """Compute and reset; keys as they are logged."""
-        loss, correct, images = (metric.compute() for metric in self._metrics.values())
+        images = self.images.compute()
+        values = {"train/loss": self.loss.compute() / images, "train/acc_top1": self.correct.compute() / images}
         self.reset()
-        return {"train/loss": loss / images, "train/acc_top1": correct / images}
+        return values
 
     def totals(self) -> dict[str, float]:
         """Sum up the epoch so far over all processes, each of which has to call this."""
         totals = {}
-        for name, metric in self._metrics.items():
+        for name, metric in self._sums.items():
             with metric.sync_context():
                 totals[name] = float(metric.sum_value)
         return totals
@@ -52,20 +57,20 @@ class TrainingMetrics(nn.Module):
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metric in self._metrics.values():
+        for metric in self._sums.values():
             metric.reset()
 
     def _add(self, values: Mapping[str, Tensor | float]) -> None:
-        for name, metric in self._metrics.items():
+        for name, metric in self._sums.items():
             metric.update(values[name])
 
 
 class EvaluationMetrics(nn.Module):
     """Everything that is reported about an evaluation, from one pass over its images.
 
-    ``loss``, ``acc_top1``, ``acc_top5`` (top-min(5, C)), ``f1_macro``, ``precision_macro``, ``recall_macro``, ``ece`` (15
-    equal bins) and ``acc_class_<i>``. A class without images has no accuracy: its key is left out rather than 0. The
-    macro averages leave out classes that neither occur nor were predicted.
+    ``loss``, ``acc_top1``, ``acc_top5`` (top-min(5, C)), ``f1_macro``, ``precision_macro``, ``recall_macro``, ``ece``
+    (15 equal bins) and ``acc_class_<i>``. A class without images has no accuracy: its key is left out rather than 0.
+    The macro averages leave out classes that neither occur nor were predicted.
 
     Args:
         num_classes: C, at least 2.

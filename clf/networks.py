@@ -118,7 +118,7 @@ def _from_file(arch: str, weights: str, config: dict[str, Any], options: dict[st
     except Exception as error:  # The readers of weight files share no exception class.
         reason = shorten(str(error), 160, placeholder=" …")
         raise UserError(f"model.weights={weights!r} does not hold weights for {arch} ({reason})") from error
-    network.pretrained_cfg.pop("state_dict")  # or the weights stay in memory twice
+    vars(network)["pretrained_cfg"].pop("state_dict")  # or the weights stay in memory twice
     return network
 
 

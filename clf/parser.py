@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -20,10 +20,11 @@ Origin = Callable[[str], str]
 class Parser(LightningArgumentParser):
     """An argument parser that takes no abbreviations and raises one-line user errors.
 
-    ``origin`` is set by the CLI before parsing.
+    The CLI sets ``origin`` and ``keys`` (all keys of the verb) before parsing.
     """
 
     origin: Origin = staticmethod(lambda key: "")
+    keys: Sequence[str] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -34,9 +35,7 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         if isinstance(ex, UserError):
             raise ex
-        known = [action.dest for action in self._actions]
-        known += [key for parser in getattr(self, "subparsers", {}).values() for key in parser.known_keys()]
-        raise UserError(shorten(message, known=known, origin=self.origin)) from ex
+        raise UserError(shorten(message, known=self.keys, origin=self.origin)) from ex
 
 
 def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
@@ -62,7 +61,7 @@ def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
     if problem := _class_problem(message, key):
         return f"{key}: {problem}{_at(origin(key))}"
     if key and (value := re.search(r"(?:Given|Got) value: (.*?)(?:\. Got value.*)?$", message, flags=re.MULTILINE)):
-        return f"{key}={value[1]}{_at(origin(key))}: expected {_expected(message, value[1])}"
+        return f"{key}={'null' if value[1] == 'None' else value[1]}{_at(origin(key))}: expected {_expected(message, value[1])}"
     return re.sub(r"\s+", " ", message).strip()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from clf.errors import UserError, did_you_mean
 
@@ -18,6 +19,7 @@ _FLOAT = r"""[-+]?(?:
     | \.\d[\d_]*(?:[eE][-+]?\d+)?
     | \.(?:inf|Inf|INF)
     )$ | \.(?:nan|NaN|NAN)$"""
+_INT = r"[-+]?(?:0|[1-9][\d_]*|0x[\da-fA-F]+)$"
 
 
 class Key(str):
@@ -28,14 +30,15 @@ class Key(str):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as jsonargparse reads it: ``1e-3`` is a number and dates are text."""
+    """YAML as people mean it: ``1e-3`` is a number; dates, times (``12:30``) and ``007`` are text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
             if key_node.value in seen:
-                problem = f"the key {key_node.value!r} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                raise ConstructorError(None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark)
             seen.add(key_node.value)
         self.flatten_mapping(node)
         mapping = {}
@@ -48,10 +51,11 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":timestamp", ":float"))]
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":timestamp", ":float", ":int"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT, re.VERBOSE), list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(_INT), list("-+0123456789"))
 
 
 def load_yaml(path: Path) -> Any:
@@ -61,11 +65,12 @@ def load_yaml(path: Path) -> Any:
         UserError: If it cannot be read or parsed; names file and line.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)  # some editors write a BOM
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{display(path)}:{line}: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        syntax = "" if isinstance(error, ConstructorError) else "not valid YAML: "
+        raise UserError(f"{display(path)}:{line}: {syntax}{error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{display(path)}: not a YAML text file ({str(error).splitlines()[0]})") from error
     except OSError as error:
         raise UserError(f"{display(path)}: {error.strerror or error}") from error
@@ -84,7 +89,7 @@ def find_config(name: str, *, near: Path) -> Path:
         if place.is_file():
             return place
     known = {*shipped_configs(), *(f"configs/{shipped}" for shipped in shipped_configs())}
-    known |= {str(path.relative_to(near)) for path in (near / name).parent.glob("*.y*ml")}
+    known |= {str(Path(name).parent / path.name) for path in (near / name).parent.glob("*.y*ml")}
     looked = f"looked for {display(near / name)} and the shipped configs"
     raise UserError(f"config file {name!r} not found ({looked}){did_you_mean(name, sorted(known))}")
 

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return draw_folders(tmp_path / "pets", counts)
 
 
-def data(root: Path | None, *, checkpoint: list[str] | None = None, **options: Any) -> ImageData:
+def data(root: Path | str | None, *, checkpoint: list[str] | None = None, **options: Any) -> ImageData:
     """An ImageData as a command makes it, without workers unless it says so."""
     options = {"batch_size": 4, "num_workers": 0, **options}
     module = ImageData(root=None if root is None else str(root), **options)
@@ -185,6 +185,7 @@ def test_fingerprint_is_of_the_data_and_not_of_its_place(root: Path) -> None:
     before = data(root).fingerprint()
     root.rename(root.with_name("moved"))
     assert data(root.with_name("moved")).fingerprint() == before
+    assert data(f"{root.with_name('moved')}/").fingerprint() == before
     draw(root.with_name("moved") / "train/cat/new.png", seed=1)
     assert data(root.with_name("moved")).fingerprint() != before
 
@@ -324,7 +325,7 @@ def test_workers_are_as_many_as_asked_for(root: Path, workers: int, processes: i
 
 
 def test_automatic_workers_are_no_more_than_cores_and_batches(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, batch_size, expected in ((1, 2, 1), (2, 2, 2), (64, 1, 8), (64, 6, 2)):
+    for cores, batch_size, expected in ((1, 2, 1), (64, 1, 8), (64, 6, 2)):
         monkeypatch.setattr("clf.data.datamodule.available_cores", lambda cores=cores: cores)
         loader = data(root, num_workers="auto", batch_size=batch_size).train_dataloader()
         next(iter(loader))
@@ -362,7 +363,7 @@ def test_more_workers_than_cores_are_kept_and_said(
         loader = data(root, num_workers=3, pin_memory=False).train_dataloader()
         next(iter(loader))
     assert len(multiprocessing.active_children()) == 3
-    assert said(caplog) == ["data.num_workers=3 is more than the 1 cores for this process"]
+    assert said(caplog) == ["data.num_workers=3 is more than this process has CPU cores (1)"]
     loader.close()
 
 

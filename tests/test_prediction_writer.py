@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -171,6 +171,15 @@ def test_a_loss_is_better_when_it_is_lower(tmp_path: Path) -> None:
     callback = Predictions(dirpath=str(tmp_path / "predictions"))
     lowest = ModelCheckpoint(tmp_path, filename="best", monitor="val/acc_top1", mode="min")
     trainer(tmp_path, callback, callbacks=[callback, lowest], max_epochs=3).fit(Toy([0.5, 0.3, 0.4]), ToyData())
+    assert kept_epoch(tmp_path) == 1
+
+
+def test_epochs_that_no_checkpoint_is_made_of_are_not_considered(tmp_path: Path) -> None:
+    callback = Predictions(dirpath=str(tmp_path / "predictions"))
+    every_other = ModelCheckpoint(tmp_path, filename="best", monitor="val/acc_top1", mode="max", every_n_epochs=2)
+    run = trainer(tmp_path, callback, callbacks=[callback, every_other], max_epochs=3)
+    run.fit(Toy([0.7, 0.5, 0.9]), ToyData())
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 1
     assert kept_epoch(tmp_path) == 1
 
 

@@ -112,6 +112,18 @@ class Toy(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Watched(Progress):
+    """Keeps what it showed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[dict[str, Any]] = []
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        self.shown.append(super().get_metrics(trainer, pl_module))
+        return self.shown[-1]
+
+
 def loader(sizes: Sequence[int] = (4, 4, 2)) -> DataLoader[Any]:
     batches = [{"images": torch.zeros(n, 3, 1, 1)} for n in sizes]
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
@@ -207,8 +219,8 @@ def test_each_epoch_is_one_line_with_its_own_metrics_and_the_time_left(
     caplog: pytest.LogCaptureFixture, clock: Clock
 ) -> None:
     with caplog.at_level(logging.INFO, "clf"):
-        trainer(Progress(), num_sanity_val_steps=0).fit(Toy(clock), loader(), loader())
-    # Three batches of training and three of validation, 10 s each.
+        trainer(Progress()).fit(Toy(clock), loader(), loader())
+    # Three batches of training and three of validation, 10 s each; the sanity check does not count.
     assert lines(caplog) == [
         "epoch 0/2: train/loss 0.5000, val/loss 0.7500, val/acc_top1 0.0000, 0:02:00 left",
         "epoch 1/2: train/loss 1.5000, val/loss 0.7500, val/acc_top1 0.1000, 0:01:00 left",
@@ -264,17 +276,29 @@ def test_the_running_loss_is_read_twice_a_second_at_most(terminal: Terminal, clo
             self.log("train/loss_step", float(batch_idx), prog_bar=True)
             return self.weight * 0
 
-    class Watched(Progress):
-        def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-            metrics = super().get_metrics(trainer, pl_module)
-            losses.append(metrics.get("loss"))
-            return metrics
-
-    losses: list[Any] = []
+    bar = Watched()
     with redirect_stdout(terminal):
-        trainer(Watched(), max_epochs=1).fit(Slow(clock), loader([1] * 20), loader())
+        trainer(bar, max_epochs=1).fit(Slow(clock), loader([1] * 20), loader())
+    losses = [metrics.get("loss") for metrics in bar.shown]
     assert len(losses) >= 20
     assert 4 <= len(set(losses)) <= 6  # in the two seconds that twenty steps took
+
+
+def test_the_sanity_check_s_scores_are_never_shown(terminal: Terminal, clock: Clock) -> None:
+    bar = Watched()
+    with redirect_stdout(terminal):
+        trainer(bar, max_epochs=1).fit(Toy(clock), loader(), loader())
+    assert [metrics.get("val/loss") for metrics in bar.shown[:3]] == [None] * 3
+    assert bar.shown[-1]["val/loss"] == 0.75
+
+
+def test_images_of_all_processes_count(
+    caplog: pytest.LogCaptureFixture, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    with caplog.at_level(logging.INFO, "clf"):
+        run("predict", clock)
+    assert lines(caplog) == ["predict: 20 images in 0:00:30, 1 images/s"]
 
 
 def test_images_per_second_are_batches_per_second_times_images_per_batch() -> None:

@@ -1,4 +1,4 @@
-"""A classifier of noise: everything that a resumed run can get wrong (BatchNorm, dropout, schedules), in milliseconds."""
+"""A classifier of noise: all that a resumed run can get wrong (BatchNorm, dropout, schedules), in milliseconds."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -90,7 +90,11 @@ class Toy(LightningModule):
         self.log("val/acc_top1", score, batch_size=len(labels))
         self.log("val/loss", F.cross_entropy(logits, labels), batch_size=len(labels))
 
-    test_step = predict_step = validation_step
+    test_step = validation_step
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        logits: Tensor = self.network(batch[0])
+        return logits
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr)
@@ -140,7 +144,9 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [line for key in one for line in differences(one[key], other[key], f"{where}/{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [line for i, pair in enumerate(zip(one, other)) for line in differences(*pair, f"{where}/{i}")]
+        return [
+            line for i, pair in enumerate(zip(one, other, strict=True)) for line in differences(*pair, f"{where}/{i}")
+        ]
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         same = one.shape == other.shape and bool(torch.equal(one, other))
     else:

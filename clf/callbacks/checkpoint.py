@@ -61,13 +61,14 @@ class Checkpoint(ModelCheckpoint):
         save_weights_only: bool = False,
         dirpath: str | None = None,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise UserError(f"callbacks.checkpoint.mode={mode!r} is unknown; give 'min' or 'max'")
+        if dirpath is not None and "://" in dirpath:
+            raise UserError(f"callbacks.checkpoint.dirpath={dirpath!r} is a URL; give a folder, e.g. a mounted one")
         if save_top_k < 1 and save_top_k != -1:
             raise UserError(f"callbacks.checkpoint.save_top_k={save_top_k} keeps no best epoch; give 1 or more, or -1")
-        _require_positive("every_n_epochs", every_n_epochs)
-        _require_positive("every_n_train_steps", every_n_train_steps)
-        _require_positive("every_n_minutes", every_n_minutes)
+        intervals = {"epochs": every_n_epochs, "train_steps": every_n_train_steps, "minutes": every_n_minutes}
+        for unit, value in intervals.items():
+            if value is not None and not value > 0:
+                raise UserError(f"callbacks.checkpoint.every_n_{unit}={value} must be positive")
         super().__init__(
             dirpath=dirpath,
             filename=filename or f"{{epoch:03d}}-{{{monitor}:.4f}}",
@@ -78,7 +79,11 @@ class Checkpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
-        self._check_filename()
+        try:
+            super()._format_checkpoint_name(self.filename, {})
+        except (KeyError, ValueError) as error:
+            hint = "write e.g. '{epoch:03d}-{val/loss:.3f}'"
+            raise UserError(f"callbacks.checkpoint.filename={filename!r}: {error}; {hint}") from error
         self._every_n_steps = every_n_train_steps
         self._every_n_seconds = None if every_n_minutes is None else 60 * every_n_minutes
         self._written_step = 0
@@ -86,7 +91,8 @@ class Checkpoint(ModelCheckpoint):
         self._scored: dict[str, Tensor] | None = None  # the metrics of weights that wait to be considered
         self._epoch_ended = False  # whether an epoch waits for its last.ckpt
         self._told = False
-        self._off = False
+        self._off = False  # fast_dev_run leaves no files
+        self._metrics_before: dict[str, Tensor] = {}  # of the run that is resumed
 
     @property
     @override
@@ -96,8 +102,8 @@ class Checkpoint(ModelCheckpoint):
 
     @property
     def folder(self) -> Path:
-        """Folder of the files; known from `setup` on."""
-        assert self.dirpath is not None
+        """Folder of the files."""
+        assert self.dirpath is not None, "known from setup on"
         return Path(self.dirpath)
 
     @override
@@ -106,8 +112,7 @@ class Checkpoint(ModelCheckpoint):
             # A resumed run writes where its files are.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
-        self._scored, self._epoch_ended, self._told = None, False, False
-        self._metrics_before: dict[str, Tensor] = {}
+        self._scored, self._epoch_ended, self._told, self._metrics_before = None, False, False, {}
         self._off = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
     # When to write
@@ -236,13 +241,6 @@ class Checkpoint(ModelCheckpoint):
             log.warning("without validation there is no %r: %s is written, but no %s", self.monitor, LAST, BEST)
         self._told = True
 
-    def _check_filename(self) -> None:
-        try:
-            super()._format_checkpoint_name(self.filename, {})
-        except (KeyError, ValueError) as error:
-            example = "'{epoch:03d}-{val/loss:.3f}'"
-            raise UserError(f"callbacks.checkpoint.filename={self.filename!r}: {error}; e.g. {example}") from error
-
     @override
     def _format_checkpoint_name(
         self, filename: str | None, metrics: dict[str, Tensor], *args: Any, **kwargs: Any
@@ -282,17 +280,23 @@ class Checkpoint(ModelCheckpoint):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            checkpoint["callback_metrics"] = dict(trainer.callback_metrics)
+            checkpoint["resume"] = {
+                # Early stopping and ReduceLROnPlateau look at the newest metrics, of whichever epoch.
+                "callback_metrics": dict(trainer.callback_metrics),
+                # Whether training ended early; Lightning does not remember it.
+                "should_stop": bool(trainer.should_stop),
+            }
             accumulate = trainer.accumulate_grad_batches
             settle(checkpoint["loops"]["fit_loop"], validating=trainer.validating, accumulate=accumulate)
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Early stopping and ReduceLROnPlateau look at the newest value, of whichever epoch.
-        self._metrics_before = checkpoint.get("callback_metrics", {})
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._metrics_before = checkpoint.get("resume", {}).get("callback_metrics", {})
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         averaging = any(isinstance(callback, WeightAveraging) for callback in callbacks)
-        if trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint and not averaging:
+        if "current_model_state" in checkpoint and not averaging:
             log.warning("the checkpoint holds a moving average, but callbacks.ema is off: training goes on without it")
             pl_module.load_state_dict(checkpoint["current_model_state"])
 
@@ -334,11 +338,6 @@ def settle(fit_loop: dict[str, Any], *, validating: bool, accumulate: int) -> No
 
 def _is_fitting(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-
-
-def _require_positive(name: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise UserError(f"callbacks.checkpoint.{name}={value} must be positive")
 
 
 def _save_weights(trainer: Trainer, path: Path) -> None:

@@ -168,6 +168,8 @@ class Predictions(Callback):
             return True
         if checkpoint.monitor not in trainer.callback_metrics:
             return True  # the checkpoint callback complains in a moment, and knows better what to say
+        if (trainer.current_epoch + 1) % (checkpoint.every_n_epochs or 1):
+            return False  # no checkpoint is made of this epoch
         score = float(trainer.callback_metrics[checkpoint.monitor])
         gain = score if checkpoint.mode == "max" else -score
         gain = -math.inf if math.isnan(gain) else gain

@@ -114,7 +114,7 @@ class Catalogue:
 
     def _base(self) -> str:
         if self._root is not None:
-            return self._root
+            return self._root.rstrip("/")
         folders = {os.path.dirname(sample.path) for split in SPLITS for sample in self._list(split)}
         return os.path.commonpath([os.path.abspath(folder) for folder in folders])
 

@@ -291,7 +291,7 @@ class ImageData(LightningDataModule):
         if self.num_workers == "auto":
             return min(cores, _MOST_WORKERS, batches)
         if self.num_workers > cores:
-            self._say([f"data.num_workers={self.num_workers} is more than the {cores} cores for this process"])
+            self._say([f"data.num_workers={self.num_workers} is more than this process has CPU cores ({cores})"])
         return self.num_workers
 
     def _say(self, lines: list[str]) -> None:
