@@ -76,6 +76,8 @@ def run(verb: str, words: Sequence[str]) -> int:
             raise UserError(str(error).strip().splitlines()[0]) from error
         finally:
             session.close()
+            if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+                wandb.finish()  # writes the summary; the next run in this process must not continue this one
 
 
 class AlreadyDone(Exception):
@@ -132,8 +134,10 @@ class CLI(LightningCLI):
     def _add_callbacks(self, parser: LightningArgumentParser) -> None:
         composed = self.invocation.composed.config["callbacks"]
         for name in [*CALLBACKS, *(name for name in composed if name not in CALLBACKS)]:
-            class_path = (composed.get(name) or {}).get("class_path", CALLBACKS.get(name))
-            kind = _import(CALLBACKS[name]) if class_path == CALLBACKS.get(name) else Callback
+            # A shipped callback's own type keeps its help short; whatever else stands there may be any callback.
+            shipped = CALLBACKS.get(name)
+            class_path = (composed.get(name) or {}).get("class_path", shipped)
+            kind = _import(shipped) if shipped is not None and class_path == shipped else Callback
             parser.add_argument(f"--callbacks.{name}", type=kind | None, help=_first_line(kind))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -53,7 +53,7 @@ class Composed:
 
     Args:
         config: The merged mapping: no ``config:`` keys, parts or dotted keys are left in it.
-        origins: What wrote each dotted key, in the order in which it was merged.
+        origins: What wrote each dotted key, in the order in which it was merged; for groups, parts included.
     """
 
     config: dict[str, Any]
@@ -68,10 +68,7 @@ class Composed:
 
     def describe_origins(self) -> list[str]:
         """Say for each top-level key which files it came from, e.g. ``data: configs/defaults.yaml, my.yaml``."""
-        groups: dict[str, dict[str, None]] = {}
-        for key, written in self.origins.items():
-            groups.setdefault(key.split(".")[0], {}).update(dict.fromkeys(written))
-        return [f"{group}: {', '.join(files)}" for group, files in sorted(groups.items())]
+        return [f"{key}: {', '.join(files)}" for key, files in sorted(self.origins.items()) if "." not in key]
 
 
 def compose(layers: Iterable[Path | Layer]) -> Composed:
@@ -132,6 +129,8 @@ class _Composer:
         body = load_yaml(path)
         if not key and not isinstance(body, dict | None):
             raise UserError(f"{display(path)}: expected keys and values at the top level, found {type(body).__name__}")
+        if key:
+            self._note(key.split(".")[0], display(path))
         return self._resolve(body or {}, folder=path.parent, stack=(*stack, real), key=key, origin=display(path))
 
     def read(self, layer: Layer) -> Any:
@@ -163,13 +162,18 @@ class _Composer:
                     child = {"init_args": child}
                 merged = merge(merged, {name: child})
             self._note(child_key, origin)
-        return merged
+        return _tidy(merged)
 
     def _note(self, key: str, origin: str) -> None:
         name = ".".join(part for part in key.split(".") if part != "init_args")
-        written = self.origins.setdefault(name, [])
-        if origin not in written:
-            written.append(origin)
+        self.origins[name] = [*(earlier for earlier in self.origins.get(name, []) if earlier != origin), origin]
+
+
+def _tidy(value: dict[str, Any]) -> dict[str, Any]:
+    """Move bare keys that stand beside ``class_path`` or ``init_args`` to the arguments that they are."""
+    spec = {key: value[key] for key in value if key in _CLASS_KEYS}
+    bare = {key: value[key] for key in value if key not in _CLASS_KEYS}
+    return {**spec, "init_args": merge(spec.get("init_args", {}), bare)} if spec and bare else value
 
 
 def _expand(mapping: Mapping[str, Any], origin: str) -> dict[str, list[Any]]:
@@ -236,6 +240,7 @@ def _complete(composed: Composed) -> dict[str, Any]:
 
 def _callback(name: str, value: Any, composed: Composed) -> Any:
     key = f"callbacks.{name}"
+    value = {"class_path": value} if isinstance(value, str) else value
     place = f" (in {composed.origin(key)})"
     if value is None or (isinstance(value, dict) and "class_path" in value):
         return value

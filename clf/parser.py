@@ -3,12 +3,13 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import NoneType
-from typing import Any, NoReturn, get_args, get_type_hints
+from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
+from typing import Any, NoReturn
 
-import torch
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from clf.errors import UserError, did_you_mean
@@ -16,26 +17,69 @@ from clf.errors import UserError, did_you_mean
 Origin = Callable[[str], str]
 """Says where a key was written, e.g. ``configs/resnet18.yaml``; empty for the command line."""
 
+_CALLABLES = {"model.optimizer": (Optimizer,), "model.lr_scheduler": (LRScheduler, ReduceLROnPlateau)}
+"""Keys whose messages do not say what kind of class they want."""
+
+_YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
+_YAML_TYPES = {"NoneType": "null", "Iterable": "list", "tuple": "list"}
+
 
 class Parser(LightningArgumentParser):
-    """An argument parser that takes no abbreviations and raises one-line user errors.
+    """An argument parser that takes no abbreviations, refuses null where it means nothing, and says errors in one line.
 
-    The CLI sets ``origin`` and ``keys`` (all keys of the verb) before parsing.
+    ``origin`` is set by the CLI before parsing; it knows what files say, not what flags say.
     """
 
     origin: Origin = staticmethod(lambda key: "")
-    keys: Sequence[str] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._reads_files = False
+
+    def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the parameters of a class, without defaults that are classes.
+
+        Composition names those. As defaults they would bequeath their arguments to the class that replaces them: AdamW
+        its weight decay to SGD.
+        """
+        keys: list[str] = super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
+        parameters = inspect.signature(lightning_class).parameters
+        classes = [name for name, parameter in parameters.items() if inspect.isclass(parameter.default)]
+        self.set_defaults({key: None for key in keys if key.removeprefix(f"{nested_key}.") in classes})
+        return keys
+
+    def parse_string(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the composed configuration, which is handed over as text."""
+        self._reads_files = True
+        try:
+            return super().parse_string(*args, **kwargs)
+        finally:
+            self._reads_files = False
+
+    def validate(self, namespace: Namespace, skip_unset: bool = False, **kwargs: Any) -> None:
+        """Check every value; jsonargparse would let null through wherever it stands."""
+        super().validate(namespace, skip_unset=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what jsonargparse says as one line."""
         if not self.exit_on_error:
             super().error(message, ex)
-        if isinstance(ex, UserError):
-            raise ex
-        raise UserError(shorten(message, known=self.keys, origin=self.origin)) from ex
+        for cause in _causes(ex):
+            if isinstance(cause, UserError):
+                raise cause
+        known = [action.dest for action in self._actions if not action.dest.endswith("help")]
+        raise UserError(shorten(message, known=known, origin=self._place)) from ex
+
+    def _place(self, key: str) -> str:
+        flags = [] if self._reads_files else [word[2:].partition("=")[0] for word in self.args if word[:2] == "--"]
+        given = (flag.replace(".init_args", "") for flag in flags)
+        return "" if any(f"{key}.".startswith(f"{flag}.") for flag in given) else self.origin(key)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
@@ -46,88 +90,136 @@ def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
         known: All keys of the parser, dotted.
         origin: Says where a key was written.
     """
-    keys = [key for key in re.findall(r'Parser key "([\w.]+)"', message) if key != "config"]
-    key = ".".join(keys)
-    if match := re.search(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", message):
-        return f"unknown key {match[1]!r}{_at(origin(match[1]))}{did_you_mean(match[1], known)}"
-    if match := re.search(r"unrecognized arguments: (.*)", message):
+    if match := re.match(r"unrecognized arguments: --([^\s=]+)", message):
+        return f"unknown key {match[1]!r}{_at('')}{_nearest_key(match[1], known)}"
+    if match := re.match(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", message):
+        key = f"{match[1]}.{match[2]}" if match[1] else match[2]
+        return f"unknown key {key!r}{_at(origin(key))}{_nearest_key(key, known)}"
+    if match := re.match(r"unrecognized arguments: (.*)", message):
         return f"unexpected {match[1]!r}; values follow their key: --key value"
-    if match := re.search(r"argument --([\w.]+): expected", message):
+    if match := re.match(r'Linked "(\S+)" must be given via "(\S+)"', message):
+        return f"{match[1]} follows {match[2]} and cannot be given"
+    if match := re.search(r"argument --(\S+): expected", message):
         return f"--{match[1]} needs a value"
-    if match := re.search(r"Option '(\w+)' is not accepted", message):
-        class_path = _class_path(message)
-        hint = did_you_mean(match[1], _parameters(class_path))
-        return f"unknown key '{key}.{match[1]}'{_at(origin(f'{key}.{match[1]}'))}: {class_path} does not take it{hint}"
-    if problem := _class_problem(message, key):
-        return f"{key}: {problem}{_at(origin(key))}"
-    if key and (value := re.search(r"(?:Given|Got) value: (.*?)(?:\. Got value.*)?$", message, flags=re.MULTILINE)):
-        return f"{key}={'null' if value[1] == 'None' else value[1]}{_at(origin(key))}: expected {_expected(message, value[1])}"
-    return re.sub(r"\s+", " ", message).strip()
-
-
-def refuse_nulls(group: str, values: Mapping[str, Any], owner: type) -> None:
-    """Refuse null where the type of a parameter does not admit it; jsonargparse lets it through.
-
-    Args:
-        group: Key of the group, e.g. ``data``.
-        values: The parsed group.
-        owner: Class whose parameters the group holds.
-    """
-    hints = get_type_hints(owner.__init__)  # type: ignore[misc]
-    for name, value in values.items():
-        if value is None and name in hints and NoneType not in get_args(hints[name]):
-            raise UserError(f"{group}.{name}=null: expected {_type_name(hints[name])}")
+    if match := re.match(r"Parser key \"(\S+)\":\s+Unable to load config '(.*)'", message):
+        return f"{match[1]}={match[2]}{_at('')}: give a YAML file, or single keys: --{match[1]}.KEY VALUE"
+    key, block = _innermost(message)
+    problem = _argument_problem(message, key, origin) or _class_problem(block, key, origin) or _value(block, key, origin)
+    return problem or re.sub(r"\s+", " ", message).strip()
 
 
 def _at(place: str) -> str:
-    return f" (in {place})" if place else ""
+    return f" (in {place})" if place and not place.startswith("--") else " (on the command line)"
 
 
-def _class_path(message: str) -> str:
-    found = re.findall(r"class_path(?:=| )'([\w.]+)'", message)
-    return str(found[-1]) if found else "the class"
+def _nearest_key(word: str, known: Iterable[str]) -> str:
+    """Suggest a key: the only one that ends in the word, or the most similar one."""
+    known = list(known)
+    ends = [key for key in known if key.endswith(f".{word}")]
+    return f"; did you mean {ends[0]!r}?" if len(ends) == 1 else did_you_mean(word, known)
 
 
-def _parameters(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+def _innermost(message: str) -> tuple[str, str]:
+    """Find the innermost key that a message is about, and what is said about it; nesting is shown by indentation."""
+    path: list[tuple[int, str]] = []
+    block = message
+    lines = message.splitlines()
+    for at, line in enumerate(lines):
+        if match := re.search(r'Parser key "([^"]+)":', line):
+            depth = _depth(line)
+            path = [*((d, key) for d, key in path if d < depth), (depth, match[1])]
+            below = takewhile(lambda line, depth=depth: not line or _depth(line) > depth, lines[at + 1 :])
+            block = "\n".join([line[match.end() :], *below])
+    return ".".join(key for _, key in path), block
 
 
-def _class_problem(message: str, key: str) -> str:
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip(" -"))
+
+
+def _argument_problem(message: str, key: str, origin: Origin) -> str:
+    """Explain an argument that a class does not take; empty where that is not the matter."""
+    match = re.search(r"Option '(\w+)' is not accepted", message)
+    if match is None:
+        return ""
+    class_path = _class_path(message[: match.start()], last=True) or _class_path(message[match.end() :])
+    key = f"{key}.{match[1]}"
+    takes = inspect.signature(_import(class_path)).parameters
+    return f"unknown key {key!r}{_at(origin(key))}: {class_path} does not take it{did_you_mean(match[1], takes)}"
+
+
+def _class_problem(block: str, key: str, origin: Origin) -> str:
     """Explain a class that cannot be found or does not belong here; empty where that is not the matter."""
-    if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+    given = f"{key}=%s{_at(origin(key))}: %s"
+    if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", block):
         hint = did_you_mean(match[2], dir(importlib.import_module(match[1])))
-        return f"class_path='{match[1]}.{match[2]}' does not exist{hint}"
-    if match := re.search(r"No module named '([\w.]+)'", message):
-        return f"class_path={_class_path(message)!r}: there is no module {match[1]!r}"
-    if match := re.search(r"Expected '([\w.]+)' to be a subclass of <class '([\w.]+)'>", message):
-        return f"class_path={match[1]!r} is not a kind of {match[2].rpartition('.')[2]}"
-    classes = {"model.optimizer": torch.optim, "model.lr_scheduler": torch.optim.lr_scheduler}
-    if key in classes and (match := re.search(r"Expected a dot import path string: (\S+)", message)):
-        kinds = (torch.optim.Optimizer, LRScheduler, ReduceLROnPlateau)
-        names = [name for name, kind in inspect.getmembers(classes[key], inspect.isclass) if issubclass(kind, kinds)]
-        return f"no class {match[1]!r}{did_you_mean(match[1], names)}"
+        return given % (_class_path(block) or f"{match[1]}.{match[2]}", f"{match[1]} has no {match[2]!r}{hint}")
+    if match := re.search(r"No module named '([\w.]+)'", block):
+        return given % (_class_path(block) or _given(block), f"there is no module {match[1]!r}")
+    if match := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", block):
+        return given % (match[1], f"this is no kind of {match[2]}")
+    if match := re.search(r"Expected '([\w.]+)' to be a subclass of <class '(?:[\w.]+\.)?(\w+)'>", block):
+        return given % (match[1], f"this is no kind of {match[2]}")
+    if match := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*)\.$", block, re.MULTILINE):
+        return given % (match[1], f"there are several; give one of {match[2]}")
+    if "Expected an instantiatable class" in block:
+        return f"{key}{_at(origin(key))} needs a class_path: which class is it?"
+    only_class = set(_types(block)) <= {"null", "list", "bool"} and not _choices(block)
+    if (match := re.search(r"Expected a dot import path string: (\S+)", block)) and only_class:
+        hint = did_you_mean(match[1], _class_names(block, key)) or "; write package.module.Class"
+        return given % (match[1], f"there is no such class{hint}")
     return ""
 
 
-def _expected(message: str, value: str) -> str:
-    """Join what the members of a union accept."""
-    choices = [
-        choice for literal in re.findall(r"- Expected a typing.Literal\[(.*)\]", message) for choice in _words(literal)
-    ]
-    choices += (
-        _words(found[1]) if (found := re.search(r"^\s*Expected a typing.Literal\[(.*?)\]", message, re.M)) else []
-    )
-    names = re.findall(r"Expected an? <class '(?:[\w.]+\.)?(\w+)'>", message)
-    names += ["a class_path" for _ in re.findall(r"Expected a dot import path", message)]
-    options = [*choices, *("null" if name == "NoneType" else name for name in names)]
-    shown = ", ".join(dict.fromkeys(options)) or "another type"
-    return shown + did_you_mean(value, choices)
+def _value(block: str, key: str, origin: Origin) -> str:
+    """Explain a value of the wrong type; empty where there is none."""
+    value = _given(block)
+    if not key or value is None:
+        return ""
+    types, choices = _types(block), _choices(block)
+    if re.search("Expected a dot import path|Not a valid subclass|Expected an import path", block):
+        types.append("a class_path")
+    *first, last = sorted({*types, *choices}, key=[*choices, *types].index) or ["another type"]
+    expected = f"{', '.join(first)} or {last}" if first else last
+    hint = did_you_mean(value, choices) or ("; quote it to make it text" if "str" in types else "")
+    return f"{key}={value}{_at(origin(key))}: expected {expected}{hint}"
 
 
-def _words(literal: str) -> list[str]:
-    return [choice.strip().strip("'\"") for choice in literal.split(",")]
+def _given(block: str) -> str | None:
+    match = re.search(r"(?:Given|Got) value: (.*?)(?:\. Got value.*)?$", block, flags=re.MULTILINE)
+    return None if match is None else _YAML_WORDS.get(match[1], match[1])
 
 
-def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+def _types(block: str) -> list[str]:
+    """List the types that would do, in YAML's words."""
+    found = re.findall(r"Expected an? (?:<class '(?:[\w.]+\.)?(\w+)'>|tuple with (\d+) elements)", block)
+    return [f"list of {size}" if size else _YAML_TYPES.get(name, name) for name, size in found]
+
+
+def _choices(block: str) -> list[str]:
+    """List the words that would do."""
+    literals = re.findall(r"Expected a typing\.Literal\[(.*?)\](?:\.|$)", block, flags=re.MULTILINE)
+    return [choice.strip(" '\"") for literal in literals for choice in literal.split(",")]
+
+
+def _class_path(text: str, *, last: bool = False) -> str:
+    found = re.findall(r"class_path(?:=| )'([\w.]+)'", text)
+    return str(found[-1 if last else 0]) if found else ""
+
+
+def _class_names(block: str, key: str) -> set[str]:
+    """Name the loaded classes that a key could stand for."""
+    subtypes = re.findall(r"<class '(\w+\.[\w.]+)'>", block)
+    kinds = _CALLABLES.get(key) or [_import(path) for path in subtypes]
+    return {kind.__name__ for each in kinds for kind in _with_subclasses(each)}
+
+
+def _with_subclasses(kind: type) -> Iterator[type]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _with_subclasses(child)
+
+
+def _import(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -52,7 +52,7 @@ def decode(source: str | Path | bytes, *, max_pixels: int = 50_000_000) -> Image
         source: A file, or the bytes of one.
         max_pixels: Larger images are refused by their header, before anything is decoded.
     Returns:
-        An RGB image without metadata, independent of the file.
+        An RGB image, independent of the file, with no orientation left to apply.
     Raises:
         UnreadableImage: If the source is missing, empty, not an image, too large, truncated or damaged.
     """
@@ -260,14 +260,12 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     except Exception:
         pass  # Metadata that cannot be parsed turns nothing: viewers show such an image as it lies.
     if image.mode.startswith("I") or image.mode == "F":
-        rgb = _deep_grey_to_rgb(image)
-    elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        rgb = Image.new("RGB", image.size, _BACKGROUND)
-        rgb.paste(rgba, mask=rgba)
-    else:
-        rgb = image.convert("RGB")
-    rgb.info.clear()  # Or the orientation would travel on and be applied again.
+        return _deep_grey_to_rgb(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    rgb = Image.new("RGB", image.size, _BACKGROUND)
+    rgb.paste(rgba, mask=rgba)
     return rgb
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clf.data.datamodule import ImageData
+from clf.preprocess import Preprocessing
+
 
 def touch(root: Path, *paths: str) -> Path:
     """Make empty files, and the folders that they lie in."""
@@ -39,6 +42,20 @@ def draw_folders(root: Path, counts: dict[str, int]) -> Path:
         for number in range(count):
             draw(root / folder / f"{number}.png", seed=hash_of(f"{folder}/{number}"))
     return root
+
+
+def draw_pets(root: Path) -> Path:
+    """Draw two classes in the folder layout: 11 images to train on, 5 to validate, 3 to test."""
+    counts = {"train/cat": 6, "train/dog": 5, "valid/cat": 3, "valid/dog": 2, "test/cat": 1, "test/dog": 2}
+    return draw_folders(root, counts)
+
+
+def image_data(root: Path | str | None, *, checkpoint: list[str] | None = None, **options: Any) -> ImageData:
+    """Make an ImageData as a command does, bound to a model of 8 x 8 pixels; without workers unless asked for."""
+    options = {"batch_size": 4, "num_workers": 0, **options}
+    module = ImageData(root=None if root is None else str(root), **options)
+    module.bind(Preprocessing(size=(8, 8)), checkpoint)
+    return module
 
 
 def hash_of(text: str) -> int:

@@ -112,6 +112,7 @@ def test_label_that_train_lacks_is_refused_by_its_split(split: Split) -> None:
 def test_label_that_train_lacks_is_skipped_and_counted_when_asked_for() -> None:
     held = catalogue(Listed(train="aabb", val="accb"), rule="skip")
     assert labels(held.samples("val")) == "ab"
+    assert held.samples("val") is held.samples("val")
     assert held.notes == ["birds: skipped 2 val samples with labels that train lacks"]
 
 

@@ -177,7 +177,7 @@ def test_what_is_no_image_says_so_and_where(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "page.jpg").write_text("<html>404</html>")
     (tmp_path / "vector.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    reasons = {"empty.png": "empty", "page.jpg": "none of .*JPEG", "vector.png": "none of .*PNG"}
+    reasons = {"empty.png": "it is empty", "page.jpg": "none of .*JPEG", "vector.png": "none of .*PNG"}
     reasons |= {"gone.png": "no such file", ".": "is a directory", "a\0b.png": "null"}
     for name, reason in reasons.items():
         with pytest.raises(UnreadableImage, match=reason) as caught:

@@ -270,8 +270,8 @@ stops = []
 signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
 loader = eval_loader(sys.argv[2:], settings=LoaderSettings(num_workers=2, persistent_workers=True))
 seen = sum(len(batch["index"]) for batch in loader)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while sys.argv[1] == "SIGINT" or not stops:
         signal.sigtimedwait([], 0.05)
 except KeyboardInterrupt:

@@ -152,3 +152,12 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     else:
         same = bool(one == other)
     return [] if same else [f"{where}: {one} != {other}"]
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    """Everything in last.ckpt but the folder's name."""
+    state: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
+    kept = state["callbacks"]["Checkpoint"]
+    kept |= {name: Path(path).name for name, path in kept.items() if isinstance(path, str) and "path" in name}
+    kept |= {"dirpath": "", "best_k_models": {Path(path).name: score for path, score in kept["best_k_models"].items()}}
+    return state

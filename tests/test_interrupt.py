@@ -1,0 +1,293 @@
+"""SIGTERM and Ctrl-C at any moment: the run ends at once and in good order, and goes on as if it never had."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from toy import Batches, Rows, Toy, differences, final_state, trainer
+
+from clf.callbacks.checkpoint import Checkpoint
+from clf.callbacks.ema import EMA
+from clf.callbacks.interrupt import Interrupt, Interrupted
+
+HOOKS = """
+    on_train_start on_train_epoch_start on_train_batch_start on_after_backward on_train_batch_end on_train_epoch_end
+    on_validation_start on_validation_batch_start on_validation_batch_end on_validation_epoch_end on_validation_end
+    on_test_batch_start on_predict_batch_start on_train_end
+""".split()
+
+
+class Signal(Callback):
+    """Sends this process a signal in the n-th call of a hook, and notes the hooks that follow.
+
+    Args:
+        hook: Name of the hook.
+        call: Which call of it, from 0.
+        signum: The signal.
+    """
+
+    def __init__(self, hook: str, call: int = 0, signum: int = signal.SIGTERM) -> None:
+        assert hook in HOOKS
+        self.hook, self.call, self.signum = hook, call, signum
+        self.sent = False
+        self.after: list[str] = []
+
+    def note(self, hook: str) -> None:
+        if self.sent:
+            self.after.append(hook)
+        elif hook == self.hook:
+            if self.call == 0:
+                self.sent = True
+                os.kill(os.getpid(), self.signum)
+            self.call -= 1
+
+
+def _noting(hook: str) -> Any:
+    def note(self: Signal, *_: Any) -> None:
+        self.note(hook)
+
+    return note
+
+
+for _hook in HOOKS:
+    setattr(Signal, _hook, _noting(_hook))
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_as_before() -> Iterator[None]:
+    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def schedule(toy: Toy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    steps = int(toy.trainer.estimated_stepping_batches)
+    return {"scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps), "interval": "step"}
+
+
+def keep(folder: Path) -> Checkpoint:
+    return Checkpoint(dirpath=str(folder), monitor="val/loss", mode="min", save_top_k=2, every_n_minutes=None)
+
+
+def fit(
+    folder: Path, *more: Callback, resume: bool = False, toy: Toy | None = None, **settings: Any
+) -> tuple[Rows, Interrupted | None]:
+    rows = Rows()
+    stopping = EarlyStopping("val/loss", patience=2, mode="min")
+    settings = {"max_epochs": 2, "logger": rows} | settings
+    fitted = trainer(folder, *more, EMA(decay=0.9), stopping, Interrupt(), keep(folder), **settings)
+    try:
+        fitted.fit(toy or Toy(schedule), ckpt_path=str(folder / "last.ckpt") if resume else None)
+    except Interrupted as interrupted:
+        return rows, interrupted
+    return rows, None
+
+
+def without_validation_total(state: dict[str, Any]) -> dict[str, Any]:
+    # How many validation batches Lightning has counted in all: it estimates them when a run goes on, and never looks.
+    del state["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    return state
+
+
+@pytest.mark.parametrize(
+    ("hook", "call", "settings"),
+    [
+        ("on_train_start", 0, {}),
+        ("on_train_epoch_start", 0, {}),
+        ("on_train_batch_start", 0, {}),
+        ("on_after_backward", 2, {}),
+        ("on_train_batch_end", 3, {}),
+        ("on_after_backward", 4, {}),  # an epoch's last batch
+        ("on_train_batch_end", 4, {}),
+        ("on_validation_start", 0, {}),
+        ("on_validation_batch_start", 0, {}),
+        ("on_validation_batch_end", 1, {}),
+        ("on_validation_epoch_end", 0, {}),
+        ("on_validation_end", 0, {}),
+        ("on_train_epoch_end", 0, {}),
+        ("on_train_epoch_start", 1, {}),
+        ("on_train_batch_start", 5, {}),
+        ("on_validation_batch_start", 3, {}),
+        ("on_train_batch_end", 0, {"accumulate_grad_batches": 2}),
+        ("on_train_batch_end", 1, {"accumulate_grad_batches": 2}),
+        ("on_after_backward", 4, {"accumulate_grad_batches": 2}),
+        ("on_validation_batch_start", 0, {"accumulate_grad_batches": 2}),
+        # Validation inside an accumulation window: nothing can be saved before the window closes.
+        ("on_validation_batch_start", 0, {"accumulate_grad_batches": 2, "val_check_interval": 1}),
+        ("on_validation_batch_start", 1, {"val_check_interval": 2}),
+        ("on_validation_end", 1, {"val_check_interval": 2}),
+        ("on_train_batch_end", 6, {"max_steps": 8, "max_epochs": -1}),
+    ],
+)
+def test_an_interrupted_run_goes_on_as_if_it_never_had_been(
+    tmp_path: Path, hook: str, call: int, settings: dict[str, Any]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    rows, _ = fit(whole, **settings)
+    before, error = fit(parts, Signal(hook, call), **settings)
+    assert error is not None
+    assert (error.exit_code, error.checkpoint) == (143, parts / "last.ckpt")
+    after, _ = fit(parts, resume=True, **settings)
+    states = [without_validation_total(final_state(folder)) for folder in (whole, parts)]
+    assert differences(*states) == []
+    assert before.rows + after.rows == rows.rows
+
+
+@pytest.mark.parametrize(
+    ("hook", "call", "after", "step"),
+    [
+        ("on_after_backward", 1, ["on_train_batch_end", "on_train_batch_start"], 2),
+        ("on_train_batch_end", 1, ["on_train_batch_start"], 2),
+        ("on_train_batch_end", 4, ["on_validation_start"], 5),
+        ("on_validation_start", 0, [], 5),
+        ("on_validation_batch_start", 0, ["on_validation_batch_end"], 5),
+    ],
+)
+def test_the_step_is_finished_and_nothing_more_is_begun(
+    tmp_path: Path, hook: str, call: int, after: list[str], step: int
+) -> None:
+    cut = Signal(hook, call)
+    fit(tmp_path, cut)
+    assert cut.after == after
+    assert final_state(tmp_path)["global_step"] == step
+
+
+def test_ctrl_c_ends_with_130_and_says_what_was_saved(tmp_path: Path) -> None:
+    _, error = fit(tmp_path, Signal("on_train_batch_end", signum=signal.SIGINT))
+    assert error is not None
+    assert error.exit_code == 130
+    assert str(error) == f"stopped by Ctrl-C; saved {tmp_path}/last.ckpt"
+
+
+def test_a_signal_after_the_last_step_loses_nothing_and_still_ends_the_process(tmp_path: Path) -> None:
+    fit(tmp_path / "whole")
+    _, error = fit(tmp_path / "parts", Signal("on_train_end"))
+    assert error is not None
+    assert error.checkpoint == tmp_path / "parts" / "last.ckpt"
+    assert differences(final_state(tmp_path / "whole"), final_state(tmp_path / "parts")) == []
+
+
+class Impatient(Toy):
+    """Is asked to end before training starts, while its data is set up."""
+
+    def train_dataloader(self) -> Batches:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().train_dataloader()
+
+
+def test_a_signal_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
+    cut = Signal("on_train_start")
+    cut.call = 9  # only listens
+    _, error = fit(tmp_path, cut, toy=Impatient())
+    assert error is not None
+    assert error.exit_code == 143
+    assert final_state(tmp_path)["global_step"] == 0
+
+
+class Asked(Toy):
+    """Is asked to end in the sanity check."""
+
+    def validation_step(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_the_sanity_check_ends_at_once_and_has_nothing_to_save(tmp_path: Path) -> None:
+    _, error = fit(tmp_path, toy=Asked(), num_sanity_val_steps=2)
+    assert error is not None
+    assert (error.exit_code, error.checkpoint) == (143, None)
+    assert list(tmp_path.glob("*.ckpt")) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "hook"),
+    [
+        ("validate", "on_validation_batch_start"),
+        ("test", "on_test_batch_start"),
+        ("predict", "on_predict_batch_start"),
+    ],
+)
+def test_other_verbs_end_after_the_batch(tmp_path: Path, verb: str, hook: str) -> None:
+    cut = Signal(hook)
+    with pytest.raises(Interrupted, match=r"^stopped by SIGTERM$") as error:
+        getattr(trainer(tmp_path, cut, Interrupt(), keep(tmp_path)), verb)(Toy())
+    assert error.value.exit_code == 143
+    assert len(cut.after) <= 1
+    assert list(tmp_path.glob("*.ckpt")) == []
+
+
+def test_without_checkpoints_the_run_ends_all_the_same(tmp_path: Path) -> None:
+    cut = Signal("on_train_batch_end")
+    with pytest.raises(Interrupted, match=r"^stopped by SIGTERM$"):
+        trainer(tmp_path, cut, Interrupt(), enable_checkpointing=False).fit(Toy())
+    assert cut.after == ["on_train_batch_start"]
+
+
+def test_an_error_gives_the_handlers_back(tmp_path: Path) -> None:
+    class Fail(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            assert signal.getsignal(signal.SIGTERM).__self__ in callbacks  # type: ignore[union-attr]
+            raise RuntimeError("stop")
+
+    callbacks = [Interrupt(), Fail()]
+    with pytest.raises(RuntimeError, match="stop"):
+        trainer(tmp_path, *callbacks, enable_checkpointing=False).fit(Toy())
+
+
+def test_training_in_a_thread_works_without_handlers(tmp_path: Path) -> None:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(fit(tmp_path)))
+    thread.start()
+    thread.join()
+    assert results[0][1] is None
+    assert (tmp_path / "last.ckpt").exists()
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from toy import Toy, trainer
+from clf.callbacks.checkpoint import Checkpoint
+from clf.callbacks.interrupt import Interrupt, Interrupted
+
+class Asked(Toy):
+    def training_step(self, batch, batch_idx):
+        print("training", flush=True)
+        sys.stdin.readline()  # the test answers when it has sent its signals
+        return super().training_step(batch, batch_idx)
+
+folder = Path(sys.argv[1])
+try:
+    trainer(folder, Interrupt(), Checkpoint(dirpath=str(folder))).fit(Asked())
+except Interrupted as interrupted:
+    sys.exit(interrupted.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("signals", "exit_code", "saved"), [(1, 143, True), (2, -signal.SIGTERM, False)])
+def test_a_process_that_is_told_to_end_saves_first_and_told_twice_ends_at_once(
+    tmp_path: Path, signals: int, exit_code: int, saved: bool
+) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "training\n"
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+        if signals == 1:
+            process.stdin.write("\n")
+            process.stdin.close()
+        assert process.wait(timeout=60) == exit_code
+    assert (tmp_path / "last.ckpt").exists() is saved

@@ -1,0 +1,179 @@
+"""Metrics against counts by hand and loops in numpy; torchmetrics is what is tested, so it is not the reference."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clf.metrics import EvaluationMetrics, TrainingMetrics
+
+Numbers = dict[str, float]
+
+
+def noise(
+    n: int, classes: int, *, seed: int, labels: list[int] | None = None, scale: float = 2.0
+) -> tuple[Tensor, Tensor]:
+    """Make logits (N, C) that favour the label a little, with labels (N,) drawn from some of the classes."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.choice(labels or range(classes), n)
+    logits = scale * generator.standard_normal((n, classes)).astype(np.float32)
+    logits[np.arange(n), drawn] += scale
+    return torch.from_numpy(logits), torch.from_numpy(drawn.astype(np.int64))
+
+
+def reference(logits: Tensor, labels: Tensor) -> Numbers:
+    """Count, class by class and bin by bin."""
+    n, classes = logits.shape
+    probs = np.exp(logits.double().numpy())
+    probs /= probs.sum(1, keepdims=True)
+    truth, guess, sure = labels.numpy(), probs.argmax(1), probs.max(1)
+    ranks = (probs > probs[np.arange(n), truth][:, None]).sum(1)
+    numbers = {"acc_top1": (guess == truth).mean(), "acc_top5": (ranks < 5).mean(), "ece": 0.0}
+    scores = []
+    for index in range(classes):
+        hits = ((guess == index) & (truth == index)).sum()
+        predicted, there = (guess == index).sum(), (truth == index).sum()
+        if there:
+            numbers[f"acc_class_{index}"] = hits / there
+        if there or predicted:
+            scores.append((hits / max(predicted, 1), hits / max(there, 1), 2 * hits / (predicted + there)))
+    precision, recall, f1 = np.mean(scores, axis=0)
+    for low in range(15):
+        inside = (sure > low / 15) & (sure <= (low + 1) / 15)
+        if inside.any():
+            numbers["ece"] += inside.mean() * abs((guess == truth)[inside].mean() - sure[inside].mean())
+    return {**numbers, "precision_macro": precision, "recall_macro": recall, "f1_macro": f1}
+
+
+def evaluate(logits: Tensor, labels: Tensor, *, sizes: list[int] | None = None) -> Numbers:
+    """Run the metrics over batches of these sizes; the loss of an image is its number."""
+    metrics = EvaluationMetrics(logits.shape[1], "val")
+    losses = torch.arange(len(labels), dtype=torch.float32).split(sizes or [len(labels)])
+    for loss, some, their in zip(
+        losses, logits.split(sizes or len(labels)), labels.split(sizes or len(labels)), strict=True
+    ):
+        metrics.update(loss.mean(), some, their)
+    return {name.removeprefix("val/"): float(value) for name, value in metrics.compute().items()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("classes", "labels"), [(2, None), (4, [0, 3]), (12, None), (12, [1, 2, 5, 11])], ids=["2", "2of4", "12", "4of12"]
+)
+def test_every_number_is_the_counted_one(classes: int, labels: list[int] | None, seed: int) -> None:
+    logits, truth = noise(60, classes, seed=seed, labels=labels)
+    expected = {**reference(logits, truth), "loss": 29.5}
+    assert evaluate(logits, truth) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [[60], [1] * 60, [7, 50, 3], [32, 28]])
+def test_batches_of_uneven_size_count_by_their_images(sizes: list[int]) -> None:
+    logits, labels = noise(60, 6, seed=9)
+    expected = {**reference(logits, labels), "loss": 29.5}
+    assert evaluate(logits, labels, sizes=sizes) == pytest.approx(expected, rel=1e-4)
+
+
+def test_metrics_that_agree_on_the_first_batch_stay_different() -> None:
+    # Classes come in order, as in a folder. The first batch is all right; torchmetrics would then count top-3 hits as F1.
+    logits = torch.tensor([[4.0, 2.0, 1.0]] * 8)
+    numbers = evaluate(logits, torch.tensor([0] * 4 + [1] * 4), sizes=[4, 4])
+    assert numbers["acc_top1"] == 0.5
+    assert numbers["acc_top5"] == 1.0
+    assert numbers["f1_macro"] == pytest.approx((2 / 3 + 0) / 2)
+    assert (numbers["acc_class_0"], numbers["acc_class_1"]) == (1.0, 0.0)
+
+
+def test_calibration_of_logits_between_0_and_1_is_that_of_their_softmax() -> None:
+    # A fresh head gives such logits: torchmetrics would take them for probabilities.
+    logits, labels = noise(40, 3, seed=1)
+    small = (logits - logits.min()) / (logits.max() - logits.min())
+    assert evaluate(small, labels)["ece"] == pytest.approx(reference(small, labels)["ece"], rel=1e-4)
+
+
+def test_indifferent_logits_have_the_confidence_of_a_guess() -> None:
+    # All 8 predictions are class 0, right in 2 of 8 cases, with confidence 1/4.
+    assert evaluate(torch.zeros(8, 4), torch.arange(8) % 4)["ece"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 5])
+def test_top_5_of_five_classes_or_fewer_is_always_right(classes: int) -> None:
+    logits, labels = noise(20, classes, seed=3)
+    assert evaluate(logits, labels)["acc_top5"] == 1.0
+
+
+def test_the_sixth_guess_is_not_among_the_top_5() -> None:
+    logits = torch.arange(8, 0, -1.0).repeat(8, 1)
+    assert evaluate(logits, torch.arange(8))["acc_top5"] == 5 / 8
+
+
+def test_a_class_without_images_has_no_accuracy_but_its_false_alarms_count() -> None:
+    logits = torch.eye(4)[[0, 0, 1, 2]] * 5
+    numbers = evaluate(logits, torch.tensor([0, 0, 1, 1]))
+    assert [name for name in sorted(numbers) if name.startswith("acc_class")] == ["acc_class_0", "acc_class_1"]
+    # Class 2 was predicted once, wrongly; class 3 plays no part.
+    assert numbers["recall_macro"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert numbers["precision_macro"] == pytest.approx((1 + 1 + 0) / 3)
+
+
+def test_the_keys_are_these() -> None:
+    metrics = EvaluationMetrics(3, "test")
+    metrics.update(torch.tensor(1.0), *noise(30, 3, seed=0))
+    names = ["loss", "acc_top1", "acc_top5", "f1_macro", "precision_macro", "recall_macro", "ece"]
+    values = metrics.compute()
+    assert set(values) == {f"test/{name}" for name in [*names, "acc_class_0", "acc_class_1", "acc_class_2"]}
+    assert all(value.ndim == 0 for value in values.values())
+
+
+def test_one_image_gives_numbers() -> None:
+    logits = torch.tensor([[1.0, -1.0, 0.0]])
+    numbers = evaluate(logits, torch.tensor([1]))
+    assert all(math.isfinite(value) for value in numbers.values())
+    assert (numbers["acc_top1"], numbers["acc_class_1"], numbers["f1_macro"]) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("forget", ["compute", "reset"])
+def test_a_pass_starts_from_nothing(forget: str) -> None:
+    metrics = EvaluationMetrics(4, "val")
+    first, second = noise(20, 4, seed=1), noise(30, 4, seed=2)
+    metrics.update(torch.tensor(100.0), *first)
+    getattr(metrics, forget)()
+    metrics.update(torch.tensor(1.0), *second)
+    expected = {f"val/{name}": value for name, value in {**reference(*second), "loss": 1.0}.items()}
+    assert {name: float(value) for name, value in metrics.compute().items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_loss_that_is_not_a_number_shows() -> None:
+    metrics = EvaluationMetrics(3, "val")
+    for loss in (1.0, math.nan):
+        metrics.update(torch.tensor(loss), *noise(4, 3, seed=0))
+    assert metrics.compute()["val/loss"].isnan()
+
+
+def train(metrics: TrainingMetrics, *sizes: int) -> None:
+    for size in sizes:
+        metrics.update(torch.tensor(float(size)), *noise(size, 3, seed=size))
+
+
+def test_training_metrics_count_images_and_start_anew_each_epoch() -> None:
+    metrics = TrainingMetrics()
+    for sizes in ([5, 1], [3]):
+        train(metrics, *sizes)
+        right = sum(int((logits.argmax(1) == labels).sum()) for logits, labels in (noise(n, 3, seed=n) for n in sizes))
+        expected = {
+            "train/loss": sum(n * n for n in sizes) / sum(sizes),
+            "train/acc_top1": right / sum(sizes),
+        }
+        assert {name: float(value) for name, value in metrics.compute().items()} == pytest.approx(expected)
+
+
+def test_training_metrics_go_on_from_a_checkpoint_s_totals() -> None:
+    whole, cut, resumed = TrainingMetrics(), TrainingMetrics(), TrainingMetrics()
+    train(whole, 5, 4, 2)
+    train(cut, 5, 4)
+    train(resumed, 7)  # what a fit before left behind
+    resumed.resume(cut.totals())
+    train(resumed, 2)
+    assert resumed.compute() == whole.compute()
+    assert cut.totals()["images"] == 9  # asking changes nothing
