@@ -226,7 +226,7 @@ class Classifier(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Compute the logits (N, C) of a batch; N may be 0 where no image could be read."""
         images = batch["images"]
-        logits = self(images).float() if len(images) else images.new_zeros(0, len(self.classes))
+        logits = self(images).float() if len(images) else images.new_zeros(0, len(self.classes), dtype=torch.float32)
         known = {"labels": batch["labels"]} if "labels" in batch else {}
         return {"logits": logits, "index": batch["index"], **known}
 
@@ -255,6 +255,7 @@ class Classifier(LightningModule):
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == math.inf:
             raise UserError("WarmupCosine needs to know the run's length; set trainer.max_epochs or trainer.max_steps")
+        self.trainer.fit_loop.setup_data()  # not done above where max_steps alone ends the run
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         if self.lr_scheduler_interval == "epoch":
             scheduler.plan(total_steps=math.ceil(total_steps / per_epoch), steps_per_epoch=1)

@@ -31,7 +31,7 @@ from clf.environment import device_name
 from clf.errors import UserError
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
-from clf.parser import Parser, refuse_nulls
+from clf.parser import Parser
 from clf.runs import Run
 from clf.session import Session, fill_placeholders
 
@@ -148,8 +148,6 @@ class CLI(LightningCLI):
             each.origin = self.invocation.composed.origin  # type: ignore[attr-defined]
             each.keys = [action.dest for action in verb_parser._actions]  # type: ignore[attr-defined]
         self.config = parser.parse_args(args)
-        for group, owner in (("data", ImageData), ("model", Classifier)):
-            refuse_nulls(group, self.config[self.verb][group].as_dict(), owner)
 
     # ------------------------------------------------------------------ precedence
 
@@ -182,7 +180,7 @@ class CLI(LightningCLI):
         run = self.session.open()
         for key, saved, new in self.session.differences(plain) if self.session.resumes else []:
             log.info("config: %s is now %s (was %s)", key, json.dumps(new), json.dumps(saved))
-        loggers = fill_placeholders(plain["trainer"]["logger"], run=run, run_id=self.session.run_id())
+        loggers = fill_placeholders(plain["trainer"]["logger"], run=run, run_id=self.session.run_id)
         filled = self._parser(self.verb).parse_object({"trainer": {"logger": loggers}}, config)
         config.trainer.logger = filled.trainer.logger
 
@@ -253,7 +251,7 @@ class CLI(LightningCLI):
         if self.verb != "fit" or self.session.run is None:
             return []
         facts = {
-            "run_id": self.session.run_id(),
+            "run_id": self.session.run_id,
             "seed": self._get(self.config, "seed_everything"),
             "weights": self.model.weights_from,
             "data": {"description": self.datamodule.describe(), "fingerprint": self.datamodule.fingerprint()},

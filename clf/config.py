@@ -16,6 +16,9 @@ from typing import Any
 from clf.errors import UserError, did_you_mean
 from clf.yamlfile import SHIPPED, Key, display, find_config, is_yaml_name, load_yaml
 
+COMMAND_LINE = "the command line"
+"""Origin of what was typed."""
+
 CALLBACKS = {
     "checkpoint": "clf.callbacks.checkpoint.Checkpoint",
     "early_stopping": "clf.callbacks.early_stopping.EarlyStopping",
@@ -158,6 +161,8 @@ class _Composer:
             for part in parts:
                 # What a class is built with belongs to the class: a path to a YAML file in there is left alone.
                 child = part if name == "init_args" else resolve(part, child_key)
+                if key == "callbacks" and isinstance(child, str):
+                    child = {"class_path": child}
                 if key == "callbacks" and isinstance(child, dict) and not _CLASS_KEYS & child.keys():
                     child = {"init_args": child}
                 merged = merge(merged, {name: child})
@@ -232,20 +237,29 @@ def _complete(composed: Composed) -> dict[str, Any]:
     config = composed.config
     for group in GROUPS:
         if not isinstance(config.get(group, {}), dict):
-            given = f"{group}={json.dumps(config[group])} (in {composed.origin(group)})"
+            given = f"{group}={json.dumps(config[group])}{where(composed.origin(group))}"
             raise UserError(f"{given} must hold keys and values, or name a YAML file that does")
     callbacks = {name: _callback(name, value, composed) for name, value in config.get("callbacks", {}).items()}
     return {**config, "callbacks": callbacks}
 
 
 def _callback(name: str, value: Any, composed: Composed) -> Any:
+    """Check one callback and name its class."""
     key = f"callbacks.{name}"
-    value = {"class_path": value} if isinstance(value, str) else value
-    place = f" (in {composed.origin(key)})"
-    if value is None or (isinstance(value, dict) and "class_path" in value):
+    place = where(composed.origin(key))
+    if isinstance(value, dict) and "class_path" in value:
         return value
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | None):
         raise UserError(f"{key}={json.dumps(value)}{place} must be null (off) or hold the callback's keys")
-    if name not in CALLBACKS:
-        raise UserError(f"{key}{place} is no shipped callback and has no class_path{did_you_mean(name, CALLBACKS)}")
-    return {"class_path": CALLBACKS[name], **value}
+    if name in CALLBACKS:
+        return None if value is None else {"class_path": CALLBACKS[name], **value}
+    hint = did_you_mean(name, CALLBACKS, cutoff=0.6 if value is not None else 0.8)
+    named = any(other.startswith(f"{key}.") for other in composed.origins)
+    if value is None and (named or not hint):  # switching off what is not there is no mistake, a misprint is
+        return None
+    raise UserError(f"{key}{place} is no shipped callback and has no class_path{hint}")
+
+
+def where(origin: str) -> str:
+    """Put an origin behind a key in a message, e.g. `` (in configs/resnet18.yaml)``."""
+    return f" ({'on' if origin == COMMAND_LINE else 'in'} {origin})"

@@ -8,14 +8,15 @@ class UserError(ValueError):
     """A mistake that the user can mend; printed as one line, without a traceback, with exit code 2."""
 
 
-def did_you_mean(word: str, options: Iterable[str]) -> str:
+def did_you_mean(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Suggest the nearest option, ready to be appended to a message.
 
     Args:
         word: What was typed.
         options: What could have been typed.
+        cutoff: How alike the two must be, in [0, 1].
     Returns:
         ``"; did you mean 'x'?"``, or an empty string when nothing is near.
     """
-    near = get_close_matches(word, list(options), n=1, cutoff=0.6)
+    near = get_close_matches(word, list(options), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""

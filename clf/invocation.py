@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from yaml import YAMLError
+
 from clf import runs
 from clf.checkpoints import Facts, read_facts
-from clf.config import CALLBACKS, Composed, Layer, compose
-from clf.errors import UserError
+from clf.config import COMMAND_LINE, GROUPS, Composed, Layer, compose
+from clf.errors import UserError, did_you_mean
 from clf.runs import Run
-from clf.yamlfile import find_config, is_yaml_name
+from clf.yamlfile import find_config, is_yaml_name, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class _Words(argparse.ArgumentParser):
 def understand(verb: str, words: Sequence[str]) -> Invocation:
     """Work out which configuration, run and checkpoint a command line means.
 
-    Without ``--config`` the latest run (or the one that ``--run`` or ``--ckpt_path FILE`` names) gives configuration and
-    checkpoint; with it, ``last``, ``best`` and ``auto`` look at the newest run of the experiment's name only.
+    Without ``--config`` the latest run (or the one that ``--run``, ``--name`` or ``--ckpt_path FILE`` points at) gives
+    configuration and checkpoint; with it, ``last``, ``best`` and ``auto`` look at the newest run of the experiment's name only.
 
     Args:
         verb: One of the Trainer's verbs.
@@ -66,10 +68,18 @@ def understand(verb: str, words: Sequence[str]) -> Invocation:
     known, rest = _Words().parse_known_args(list(words))
     parts, flags = _split_parts(rest)
     files = [find_config(name, near=Path()) for name in known.config]
-    given = compose([*files, *parts])
-    choice = known.ckpt_path or given.config.get("ckpt_path") or (None if verb == "fit" else "best")
-    name = known.name or given.config.get("name") or (files[0].stem if files else None)
-    run, checkpoint = _find(verb, choice, run=known.run, name=name, configured=bool(files))
+    given = compose(files).config
+    choice = _first(known.ckpt_path, given.get("ckpt_path"), None if verb == "fit" else "best")
+    name = _first(known.name, given.get("name"), files[0].stem if files else None)
+    run = checkpoint = None
+    if not _asks_for_help(words):
+        run, checkpoint = _find(verb, choice, run=known.run, name=name)
+        if verb == "fit" and run is None and not files:
+            lost = f"ckpt_path={choice!r} lies in no run: " if checkpoint else ""
+            raise UserError(
+                f"{lost}clf fit needs --config FILE (`clf configs` lists the shipped ones)"
+                ", or --ckpt_path last to continue the latest run"
+            )
     facts = read_facts(checkpoint) if checkpoint else None
     layers = _layers(verb, files, run, facts)
     composed = compose([*layers, *parts])
@@ -77,29 +87,34 @@ def understand(verb: str, words: Sequence[str]) -> Invocation:
     return Invocation(verb, composed, flags, name or (run.name if run else "run"), run, checkpoint, facts)
 
 
-def _find(
-    verb: str, choice: str | None, *, run: str | None, name: str | None, configured: bool
-) -> tuple[Run | None, Path | None]:
+def _first(*values: Any) -> str | None:
+    return next((str(value) for value in values if value is not None), None)
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    """Tell whether only a text is wanted (``--help``, ``--model.loss.help CLASS``): that needs no run."""
+    return any(re.fullmatch(r"-h|--help|--[\w.]+\.help(=.*)?", word) for word in words)
+
+
+def _find(verb: str, choice: str | None, *, run: str | None, name: str | None) -> tuple[Run | None, Path | None]:
     """Find the run and the checkpoint that ``--run``, ``--ckpt_path`` and the name of the experiment point at."""
     if choice is None:
         if run is not None:
             raise UserError(f"run={run!r} names a run to continue; add --ckpt_path last")
-        if not configured:
-            raise UserError("clf fit needs --config FILE (`clf configs` lists the shipped ones) or --ckpt_path last")
         return None, None
     if choice not in runs.CHOICES:
         file = runs.checkpoint_file(choice)
-        return (runs.open_run(Path(run)) if run else runs.run_of(file)), file
+        return (runs.open_run(Path(run)) if run is not None else runs.run_of(file)), file
     if choice == "auto" and verb != "fit":
         raise UserError(f"ckpt_path='auto' is for fit; {verb} takes last, best or a file")
-    found = _find_run(run, name if configured else None)
+    found = _find_run(run, name)
     if choice == "auto":
         resumable = found is not None and (found.checkpoints / "last.ckpt").is_file()
         return (found, found.checkpoint("last")) if found and resumable else (None, None)
     if found is None:
         raise UserError(
-            f"ckpt_path={choice!r}: no run of this experiment in {runs.RUNS}/{name}/; start one with clf fit, "
-            "or pick another run with --run or --ckpt_path FILE"
+            f"ckpt_path={choice!r}: there is no run in {runs.RUNS}/{name}/{did_you_mean(name or '', runs.names())}; "
+            "start one with clf fit, or pick another with --run or --ckpt_path FILE"
         )
     return found, found.checkpoint(choice)
 
@@ -114,7 +129,7 @@ def _layers(verb: str, files: list[Path], run: Run | None, facts: Facts | None) 
     """Stack checkpoint below configuration; a run that is used without ``--config`` brings its own."""
     layers: list[Path | Layer] = []
     if facts is not None:
-        layers.append(Layer({"model": _model_keys(facts, evaluating=verb != "fit")}, "checkpoint"))
+        layers.append(Layer({"model": _model_keys(facts, evaluating=verb != "fit")}, "the checkpoint"))
     if files or run is None:
         return [*layers, *files]
     return [*layers, run.config]
@@ -141,27 +156,42 @@ def _pairs(words: Sequence[str]) -> Iterator[tuple[int, int, str, str]]:
 
 def _split_parts(words: list[str]) -> tuple[list[Layer], list[str]]:
     """Take ``--trainer trainer/cpu.yaml`` and its like out of the words: files are composed, values are typed."""
-    found = [(first, end, key, value) for first, end, key, value in _pairs(words) if is_yaml_name(value)]
-    taken = {at for first, end, *_ in found for at in range(first, end)}
-    layers = [Layer({key: value}, f"--{key}") for *_, key, value in found]
+    pairs = [pair for pair in _pairs(words) if is_yaml_name(pair[3]) and pair[2].split(".")[0] in GROUPS]
+    taken = {at for first, end, *_ in pairs for at in range(first, end)}
+    layers = [Layer({key: value}, COMMAND_LINE) for *_, key, value in pairs]
     return layers, [word for at, word in enumerate(words) if at not in taken]
 
 
 def _class_changes(flags: list[str], config: dict[str, Any]) -> list[Layer]:
-    """Compose what a flag changes about classes.
+    """Compose what flags say about classes.
 
-    A flag that names another class must not keep the arguments of the class it replaces, and a flag that sets a key of a
-    callback which is switched off means to switch it on.
+    A flag that names another class must not keep the arguments of the class it replaces, a callback must be known before
+    there can be a flag for it, and a flag that sets a key of a callback which is switched off means to switch it on.
     """
     layers = []
-    for _, _, key, value in _pairs(flags):
-        group, _, rest = key.partition(".")
-        callback = rest.split(".")[0]
-        if group == "callbacks" and "." in rest and callback in CALLBACKS and not config["callbacks"].get(callback):
-            layers.append(Layer({f"callbacks.{callback}": {}}, f"--{key}"))
-        standing: Any = config
-        for part in key.split("."):
-            standing = standing.get(part) if isinstance(standing, dict) else None
-        if isinstance(standing, dict) and "class_path" in standing and re.fullmatch(r"[A-Za-z_][\w.]*", value):
-            layers.append(Layer({key: {"class_path": value}} if value != "null" else {key: None}, f"--{key}"))
+    for *_, key, value in _pairs(flags):
+        key = key.removesuffix(".class_path")
+        callback = re.fullmatch(r"(callbacks\.[^.]+)(\..+)?", key)
+        standing = _standing(config, key)
+        if (callback and not callback[2]) or (isinstance(standing, dict) and "class_path" in standing):
+            layers.append(Layer({key: _parsed(value)}, COMMAND_LINE))
+        elif callback and not _standing(config, callback[1]):
+            layers.append(Layer({callback[1]: {}}, COMMAND_LINE))
     return layers
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return parse_yaml(value)
+    except YAMLError:
+        return value  # the typed parser will say what is wrong with it
+
+
+def _standing(config: dict[str, Any], key: str) -> Any:
+    """Look up a dotted key that leaves out ``init_args``."""
+    here: Any = config
+    for part in key.split("."):
+        if not isinstance(here, dict):
+            return None
+        here = here[part] if part in here else here.get("init_args", {}).get(part)
+    return here

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 log = logging.getLogger("clf")
 _LIBRARIES = ("lightning.pytorch", "lightning.fabric")
@@ -23,10 +24,18 @@ _EXPECTED_WARNINGS = {
 """Part of a library's warning -> why a user need not see it."""
 
 
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Writes to whatever standard error is at the moment: a progress bar puts itself in its place to stay below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
 @contextmanager
 def logging_to_terminal(level: str = "info") -> Iterator[None]:
     """Send messages to standard error while a command runs, and keep libraries to what matters."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Terminal()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     set_level(level)

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -12,10 +12,11 @@ from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from clf.config import COMMAND_LINE, where
 from clf.errors import UserError, did_you_mean
 
 Origin = Callable[[str], str]
-"""Says where a key was written, e.g. ``configs/resnet18.yaml``; empty for the command line."""
+"""Says where a key was written, e.g. ``configs/resnet18.yaml``."""
 
 _CALLABLES = {"model.optimizer": (Optimizer,), "model.lr_scheduler": (LRScheduler, ReduceLROnPlateau)}
 """Keys whose messages do not say what kind of class they want."""
@@ -27,10 +28,11 @@ _YAML_TYPES = {"NoneType": "null", "Iterable": "list", "tuple": "list"}
 class Parser(LightningArgumentParser):
     """An argument parser that takes no abbreviations, refuses null where it means nothing, and says errors in one line.
 
-    ``origin`` is set by the CLI before parsing; it knows what files say, not what flags say.
+    The CLI sets ``origin`` (what files say, not what flags say) and ``keys`` (all keys of the verb) before parsing.
     """
 
-    origin: Origin = staticmethod(lambda key: "")
+    origin: Origin = staticmethod(lambda key: COMMAND_LINE)
+    keys: Sequence[str] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -67,13 +69,13 @@ class Parser(LightningArgumentParser):
         for cause in _causes(ex):
             if isinstance(cause, UserError):
                 raise cause
-        known = [action.dest for action in self._actions if not action.dest.endswith("help")]
-        raise UserError(shorten(message, known=known, origin=self._place)) from ex
+        raise UserError(shorten(message, known=self.keys, origin=self._place)) from ex
 
     def _place(self, key: str) -> str:
-        flags = [] if self._reads_files else [word[2:].partition("=")[0] for word in self.args if word[:2] == "--"]
-        given = (flag.replace(".init_args", "") for flag in flags)
-        return "" if any(f"{key}.".startswith(f"{flag}.") for flag in given) else self.origin(key)
+        words = [] if self._reads_files else [word[2:].partition("=")[0] for word in self.args if word[:2] == "--"]
+        flags = [f"{word.replace('.init_args', '')}." for word in words]
+        typed = any(f"{key}.".startswith(flag) or flag.startswith(f"{key}.") for flag in flags)
+        return COMMAND_LINE if typed else self.origin(key)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -91,10 +93,10 @@ def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
         origin: Says where a key was written.
     """
     if match := re.match(r"unrecognized arguments: --([^\s=]+)", message):
-        return f"unknown key {match[1]!r}{_at('')}{_nearest_key(match[1], known)}"
+        return f"unknown key {match[1]!r}{where(COMMAND_LINE)}{_nearest_key(match[1], known)}"
     if match := re.match(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", message):
         key = f"{match[1]}.{match[2]}" if match[1] else match[2]
-        return f"unknown key {key!r}{_at(origin(key))}{_nearest_key(key, known)}"
+        return f"unknown key {key!r}{where(origin(key))}{_nearest_key(key, known)}"
     if match := re.match(r"unrecognized arguments: (.*)", message):
         return f"unexpected {match[1]!r}; values follow their key: --key value"
     if match := re.match(r'Linked "(\S+)" must be given via "(\S+)"', message):
@@ -102,19 +104,17 @@ def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
     if match := re.search(r"argument --(\S+): expected", message):
         return f"--{match[1]} needs a value"
     if match := re.match(r"Parser key \"(\S+)\":\s+Unable to load config '(.*)'", message):
-        return f"{match[1]}={match[2]}{_at('')}: give a YAML file, or single keys: --{match[1]}.KEY VALUE"
+        return f"{match[1]}={match[2]}{where(COMMAND_LINE)}: give a YAML file, or single keys: --{match[1]}.KEY VALUE"
     key, block = _innermost(message)
-    problem = _argument_problem(message, key, origin) or _class_problem(block, key, origin) or _value(block, key, origin)
+    problem = (
+        _argument_problem(message, key, origin) or _class_problem(block, key, origin) or _value(block, key, origin)
+    )
     return problem or re.sub(r"\s+", " ", message).strip()
-
-
-def _at(place: str) -> str:
-    return f" (in {place})" if place and not place.startswith("--") else " (on the command line)"
 
 
 def _nearest_key(word: str, known: Iterable[str]) -> str:
     """Suggest a key: the only one that ends in the word, or the most similar one."""
-    known = list(known)
+    known = [key for key in known if not key.endswith("help")]
     ends = [key for key in known if key.endswith(f".{word}")]
     return f"; did you mean {ends[0]!r}?" if len(ends) == 1 else did_you_mean(word, known)
 
@@ -145,12 +145,12 @@ def _argument_problem(message: str, key: str, origin: Origin) -> str:
     class_path = _class_path(message[: match.start()], last=True) or _class_path(message[match.end() :])
     key = f"{key}.{match[1]}"
     takes = inspect.signature(_import(class_path)).parameters
-    return f"unknown key {key!r}{_at(origin(key))}: {class_path} does not take it{did_you_mean(match[1], takes)}"
+    return f"unknown key {key!r}{where(origin(key))}: {class_path} does not take it{did_you_mean(match[1], takes)}"
 
 
 def _class_problem(block: str, key: str, origin: Origin) -> str:
     """Explain a class that cannot be found or does not belong here; empty where that is not the matter."""
-    given = f"{key}=%s{_at(origin(key))}: %s"
+    given = f"{key}=%s{where(origin(key))}: %s"
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", block):
         hint = did_you_mean(match[2], dir(importlib.import_module(match[1])))
         return given % (_class_path(block) or f"{match[1]}.{match[2]}", f"{match[1]} has no {match[2]!r}{hint}")
@@ -163,7 +163,7 @@ def _class_problem(block: str, key: str, origin: Origin) -> str:
     if match := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*)\.$", block, re.MULTILINE):
         return given % (match[1], f"there are several; give one of {match[2]}")
     if "Expected an instantiatable class" in block:
-        return f"{key}{_at(origin(key))} needs a class_path: which class is it?"
+        return f"{key}{where(origin(key))} needs a class_path: which class is it?"
     only_class = set(_types(block)) <= {"null", "list", "bool"} and not _choices(block)
     if (match := re.search(r"Expected a dot import path string: (\S+)", block)) and only_class:
         hint = did_you_mean(match[1], _class_names(block, key)) or "; write package.module.Class"
@@ -177,12 +177,13 @@ def _value(block: str, key: str, origin: Origin) -> str:
     if not key or value is None:
         return ""
     types, choices = _types(block), _choices(block)
-    if re.search("Expected a dot import path|Not a valid subclass|Expected an import path", block):
+    takes_class = re.search("Expected a dot import path|Not a valid subclass|Expected an import path", block)
+    if takes_class and "torch.Tensor" not in block:  # torch says so of learning rates
         types.append("a class_path")
     *first, last = sorted({*types, *choices}, key=[*choices, *types].index) or ["another type"]
     expected = f"{', '.join(first)} or {last}" if first else last
     hint = did_you_mean(value, choices) or ("; quote it to make it text" if "str" in types else "")
-    return f"{key}={value}{_at(origin(key))}: expected {expected}{hint}"
+    return f"{key}={value}{where(origin(key))}: expected {expected}{hint}"
 
 
 def _given(block: str) -> str | None:

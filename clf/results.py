@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ def best_epoch(metrics_csv: Path, *, monitor: str, mode: str) -> dict[str, float
 
     Args:
         metrics_csv: Written by the run.
-        monitor: Column to judge by.
+        monitor: Column to judge by; epochs where it is not a number do not count.
         mode: ``max`` or ``min``; of equal epochs the first counts.
     Returns:
         The row's numbers; empty where no epoch has the column.
     """
     with metrics_csv.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(monitor)]
+        rows = [row for row in csv.DictReader(file) if not isnan(float(row.get(monitor) or "nan"))]
     sign = 1 if mode == "max" else -1
     best = max(rows, key=lambda row: sign * float(row[monitor]), default={})
     return {name: float(value) for name, value in best.items() if value}

@@ -65,8 +65,8 @@ def reserve(name: str) -> Run:
     Raises:
         UserError: If the name cannot be a folder's or the folder cannot be made.
     """
-    if not re.fullmatch(r"\w[\w.+=@ -]*", name):
-        raise UserError(f"name={name!r} cannot be a folder's name; use letters, digits, '-', '_' and '.'")
+    if not re.fullmatch(r"\w[\w.+=@ -]*", name) or name == "latest":
+        raise UserError(f"name={name!r} cannot be a run's folder; give --name with letters, digits, '-', '_' and '.'")
     try:
         folder = RUNS / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +88,11 @@ def publish(run: Run) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve())
     temporary.replace(RUNS / "latest")
+
+
+def names() -> list[str]:
+    """List the names under which something was run."""
+    return sorted({config.parent.parent.name for config in RUNS.glob("*/*/config.yaml")} - {"latest"})
 
 
 def newest(name: str) -> Run | None:
@@ -113,7 +118,7 @@ def latest() -> Run:
             f"no run found: {Path.cwd()}/{link} does not exist; "
             "start one with `clf fit --config FILE`, or name one with --config, --run or --ckpt_path FILE"
         )
-    return open_run(RUNS / link.readlink() if link.is_symlink() else link)
+    return open_run(link)
 
 
 def open_run(path: Path) -> Run:
@@ -123,7 +128,7 @@ def open_run(path: Path) -> Run:
         UserError: If it is not a run directory.
     """
     if (path / "config.yaml").is_file():
-        return Run(path)
+        return Run(_behind_link(path))
     known = [str(config.parent) for config in RUNS.glob("*/*/config.yaml") if not config.parent.parent.is_symlink()]
     reason = "has no config.yaml" if path.is_dir() else "does not exist"
     raise UserError(f"run={str(path)!r} {reason}{did_you_mean(str(path), known)}")
@@ -134,6 +139,7 @@ def run_of(checkpoint: Path) -> Run | None:
     folder = checkpoint.absolute().parent.parent
     if checkpoint.absolute().parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
         return None
+    folder = _behind_link(folder)
     return Run(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
 
@@ -151,6 +157,11 @@ def checkpoint_file(value: str) -> Path:
     options = [*CHOICES, *(str(path.parent / other.name) for other in path.parent.glob("*.ckpt"))]
     reason = "is a folder" if path.is_dir() else "does not exist"
     raise UserError(f"ckpt_path={value!r} {reason}; give last, best, auto or a file{did_you_mean(value, options)}")
+
+
+def _behind_link(folder: Path) -> Path:
+    """Follow ``runs/latest``: its target has the run's name and number."""
+    return folder.parent / folder.readlink() if folder.is_symlink() else folder
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ class Session:
         """Folder of predictions: in the run, or in the working folder for a checkpoint that lies in none."""
         return (self.run.path if self.run else Path()) / "predictions"
 
+    @cached_property
     def run_id(self) -> str:
-        """Identify the run to trackers; the same for every command on it."""
+        """What identifies the run to trackers; stays the same when it is resumed."""
         assert self.run is not None, "a session is opened before it is identified"
         facts = self.run.path / "environment.json"
         known = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}

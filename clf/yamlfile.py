@@ -58,6 +58,15 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT, re.V
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(_INT), list("-+0123456789"))
 
 
+def parse_yaml(text: str) -> Any:
+    """Read YAML text.
+
+    Raises:
+        yaml.YAMLError: If it is none.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 def load_yaml(path: Path) -> Any:
     """Read one YAML file.
 
@@ -65,7 +74,7 @@ def load_yaml(path: Path) -> Any:
         UserError: If it cannot be read or parsed; names file and line.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)  # some editors write a BOM
+        return parse_yaml(path.read_text(encoding="utf-8-sig"))  # some editors write a BOM
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         syntax = "" if isinstance(error, ConstructorError) else "not valid YAML: "

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from clf.data.datamodule import ImageData
 from clf.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from clf.data.datamodule import ImageData
 
 
 def touch(root: Path, *paths: str) -> Path:
@@ -50,8 +52,10 @@ def draw_pets(root: Path) -> Path:
     return draw_folders(root, counts)
 
 
-def image_data(root: Path | str | None, *, checkpoint: list[str] | None = None, **options: Any) -> ImageData:
+def image_data(root: Path | str | None, *, checkpoint: list[str] | None = None, **options: Any) -> "ImageData":
     """Make an ImageData as a command does, bound to a model of 8 x 8 pixels; without workers unless asked for."""
+    from clf.data.datamodule import ImageData  # Here: most of those who need a dataset need no Lightning.
+
     options = {"batch_size": 4, "num_workers": 0, **options}
     module = ImageData(root=None if root is None else str(root), **options)
     module.bind(Preprocessing(size=(8, 8)), checkpoint)

@@ -387,8 +387,8 @@ def test_values_that_cannot_work_are_refused(settings: dict[str, Any], message: 
     ("settings", "message"),
     [
         (
-            {"monitor": "val/acc"},
-            "monitor='val/acc' is not logged; there are train/loss, val/acc_top1, val/loss; did you mean 'val/acc_top1'?",
+            {"monitor": "val/los"},
+            "monitor='val/los' is not logged; there are train/loss, val/acc_top1, val/loss; did you mean 'val/loss'?",
         ),
         (
             {"filename": "{epoch}-{val/acc}"},

@@ -265,14 +265,22 @@ def test_cores_respect_the_quota_of_a_container(
 
 PROGRAM = """
 import signal, sys
-from test_loading import LoaderSettings, eval_loader
+from functools import partial
+from clf.data.loading import Images, Loader, LoaderSettings, eval_tensor
+from clf.data.sampling import eval_batches
+from clf.preprocess import Preprocessing
+
+name, *paths = sys.argv[1:]
+pixels = partial(eval_tensor, preprocessing=Preprocessing(size=(8, 8)))
+images = Images(paths, labels=None, pixels=pixels, size=(8, 8), with_index=True)
+settings = LoaderSettings(num_workers=2, persistent_workers=True)
+loader = Loader(images, plan=partial(eval_batches, len(paths), batch_size=4), length=3, settings=settings)
 stops = []
 signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
-loader = eval_loader(sys.argv[2:], settings=LoaderSettings(num_workers=2, persistent_workers=True))
 seen = sum(len(batch["index"]) for batch in loader)
 try:
     print("ready", flush=True)
-    while sys.argv[1] == "SIGINT" or not stops:
+    while name == "SIGINT" or not stops:
         signal.sigtimedwait([], 0.05)
 except KeyboardInterrupt:
     pass
@@ -283,7 +291,7 @@ print(seen + sum(len(batch["index"]) for batch in loader), flush=True)
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_signal_to_all_processes_leaves_the_workers_to_finish(paths: list[str], name: str) -> None:
     # Ctrl-C, `timeout` and a cloud that takes its machine back all signal the workers, too.
-    env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parent.parent}"}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     command = [sys.executable, "-c", PROGRAM, name, *paths]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:

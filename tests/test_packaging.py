@@ -30,7 +30,7 @@ def undeclared(sources: list[str], declared: list[Requirement]) -> set[str]:
     """Third-party distributions that are imported, at the top or inside functions, without being declared."""
     known = {canonicalize_name(requirement.name) for requirement in declared}
     found = {top for source in sources for node in ast.walk(ast.parse(source)) for top in _tops(node)}
-    own = {"clf", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {"clf", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
     return {
         str(canonicalize_name(DISTRIBUTIONS.get(top, top))) for top in found - sys.stdlib_module_names - own
     } - known

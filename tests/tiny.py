@@ -55,8 +55,9 @@ VAL = [batch(0, 0, 1, 2, seed=4), batch(2, seed=5)]
 
 def tiny(**settings: Any) -> Classifier:
     """Build a classifier; equal settings give equal weights."""
+    defaults: dict[str, Any] = {"classes": CLASSES, "network": Net, "image_size": 8}
     torch.manual_seed(0)
-    return Classifier(**({"classes": CLASSES, "network": Net, "image_size": 8} | settings))
+    return Classifier(**defaults | settings)
 
 
 def from_yaml(text: str) -> Classifier:

@@ -280,12 +280,8 @@ class Checkpoint(ModelCheckpoint):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            checkpoint["resume"] = {
-                # Early stopping and ReduceLROnPlateau look at the newest metrics, of whichever epoch.
-                "callback_metrics": dict(trainer.callback_metrics),
-                # Whether training ended early; Lightning does not remember it.
-                "should_stop": bool(trainer.should_stop),
-            }
+            # Early stopping and ReduceLROnPlateau look at the newest metrics, of whichever epoch.
+            checkpoint["callback_metrics"] = dict(trainer.callback_metrics)
             accumulate = trainer.accumulate_grad_batches
             settle(checkpoint["loops"]["fit_loop"], validating=trainer.validating, accumulate=accumulate)
 
@@ -293,7 +289,7 @@ class Checkpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self._metrics_before = checkpoint.get("resume", {}).get("callback_metrics", {})
+        self._metrics_before = checkpoint.get("callback_metrics", {})
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         averaging = any(isinstance(callback, WeightAveraging) for callback in callbacks)
         if "current_model_state" in checkpoint and not averaging:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clf import runs
@@ -13,6 +14,8 @@ from clf.runs import Run
 
 class RunFiles(Callback):
     """Writes ``config.yaml``, ``environment.json`` and ``labels_mapping.json`` once training is set up.
+
+    Loggers get the configuration, too.
 
     Args:
         run: Directory of the run.
@@ -26,7 +29,7 @@ class RunFiles(Callback):
         self.facts = facts
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the files and point ``runs/latest`` here; an earlier configuration is kept under a number."""
+        """Write the files and point ``runs/latest`` here; what an earlier command wrote is kept under a number."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         keep_and_write(self.run.config, self.config)
@@ -35,6 +38,8 @@ class RunFiles(Callback):
         mapping = labels_mapping(classifier.classes, classifier.preprocessing.to_dict())
         (self.run.path / "labels_mapping.json").write_text(_json(mapping), encoding="utf-8")
         runs.publish(self.run)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(self.config))
 
 
 def labels_mapping(classes: list[str], preprocessing: dict[str, Any]) -> dict[str, Any]:

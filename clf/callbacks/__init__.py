@@ -1,0 +1,1 @@
+"""Callbacks, one file a subject: when to compute and where to write, nothing else."""
