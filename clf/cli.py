@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from clf import logs, results
 from clf.callbacks.checkpoint import Checkpoint
@@ -43,9 +43,12 @@ EVALUATION_CALLBACKS = ("interrupt", "predictions", "progress")
 WRITING_CALLBACKS = ("checkpoint", "lr_monitor", "predictions", "timing")
 """What a dry run (``trainer.fast_dev_run``), which has no directory, goes without."""
 
+_CHECKPOINT_HELP = """Checkpoint to start from: last, best, auto (fit: continue if there is something to continue) or a file.
+Without --config they are the latest run's; with it, those of the experiment's newest run."""
+
 _NOT_OPTIONS = {
     *("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"),
-    *("weights_only", "return_predictions", "verbose"),  # decided here
+    *("ckpt_path", "weights_only", "return_predictions", "verbose"),  # decided here
 }
 
 
@@ -120,6 +123,7 @@ class CLI(LightningCLI):
         """Add our own keys and the links between rooms."""
         parser.add_argument("--name", type=str | None, help="Name of the run; default: the stem of the config file.")
         parser.add_argument("--run", type=str | None, help="Run directory to use, e.g. runs/resnet18/003.")
+        parser.add_argument("--ckpt_path", type=str | None, help=_CHECKPOINT_HELP)
         levels = Literal["debug", "info", "warning", "error"]
         parser.add_argument("--log_level", type=levels, default="info", help="How much is said.")
         if self.verb == "predict":

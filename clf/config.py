@@ -85,7 +85,7 @@ def compose(layers: Iterable[Path | Layer]) -> Composed:
     composer = _Composer()
     config: dict[str, Any] = {}
     for layer in [SHIPPED / "defaults.yaml", *layers]:
-        config = merge(config, composer.load(layer) if isinstance(layer, Path) else composer.read(layer))
+        config = composer.load(layer, under=config) if isinstance(layer, Path) else composer.read(layer, under=config)
     merged = Composed(config, composer.origins)
     return Composed(_complete(merged), composer.origins)
 
@@ -117,14 +117,23 @@ def _same_class(one: str | None, other: str) -> bool:
     return one is not None and f".{one}".endswith(f".{other}") | f".{other}".endswith(f".{one}")
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a value stands: its folder, the files that led there (itself last), and what to call it."""
+
+    folder: Path
+    stack: tuple[Path, ...]
+    origin: str
+
+
 class _Composer:
     """One composition: resolves parts and bases, and remembers which file wrote which group."""
 
     def __init__(self) -> None:
         self.origins: dict[str, list[str]] = {}
 
-    def load(self, path: Path, *, stack: tuple[Path, ...] = (), key: str = "") -> Any:
-        """Read a file and resolve it as the value of ``key`` (empty: a whole experiment)."""
+    def load(self, path: Path, *, under: Any, stack: tuple[Path, ...] = (), key: str = "") -> Any:
+        """Read a file and lay it over ``under`` as the value of ``key`` (empty: a whole experiment)."""
         real = path.resolve()
         if real in stack:
             chain = " -> ".join(display(step) for step in [*stack[stack.index(real) :], real])
@@ -134,28 +143,29 @@ class _Composer:
             raise UserError(f"{display(path)}: expected keys and values at the top level, found {type(body).__name__}")
         if key:
             self._note(key.split(".")[0], display(path))
-        return self._resolve(body or {}, folder=path.parent, stack=(*stack, real), key=key, origin=display(path))
+        place = _Place(path.parent, (*stack, real), display(path))
+        return self._resolve(body or {}, place, key=key, under=under)
 
-    def read(self, layer: Layer) -> Any:
-        """Resolve a mapping that came from no file; names of parts are relative to the working folder."""
-        return self._resolve(dict(layer.values), folder=Path(), stack=(), key="", origin=layer.origin)
+    def read(self, layer: Layer, *, under: Any) -> Any:
+        """Lay a mapping that came from no file over ``under``; names of parts are relative to the working folder."""
+        return self._resolve(dict(layer.values), _Place(Path(), (), layer.origin), key="", under=under)
 
-    def _resolve(self, value: Any, *, folder: Path, stack: tuple[Path, ...], key: str, origin: str) -> Any:
+    def _resolve(self, value: Any, place: _Place, *, key: str, under: Any) -> Any:
         """Replace every part named below ``value`` by its content and expand dotted keys."""
 
         def resolve(child: Any, child_key: str) -> Any:
-            return self._resolve(child, folder=folder, stack=stack, key=child_key, origin=origin)
+            return self._resolve(child, place, key=child_key, under={})
 
         if is_yaml_name(value):
-            return self.load(find_config(value, near=folder), stack=stack, key=key)
+            return self._load(value, place, key=key, under=under)
         if isinstance(value, list):
             return [resolve(item, key) if is_yaml_name(item) else item for item in value]
         if not isinstance(value, dict):
             return value
-        groups = _expand(value, origin)
-        merged: Any = {}
-        for base in _pop_bases(groups, origin, top=not key):
-            merged = merge(merged, self.load(find_config(base, near=folder), stack=stack, key=key))
+        groups = _expand(value, place.origin)
+        merged = under
+        for base in _pop_bases(groups, place.origin, top=not key):
+            merged = self._load(base, place, key=key, under=merged)
         for name, parts in groups.items():
             child_key = f"{key}.{name}".lstrip(".")
             for part in parts:
@@ -166,8 +176,11 @@ class _Composer:
                 if key == "callbacks" and isinstance(child, dict) and not _CLASS_KEYS & child.keys():
                     child = {"init_args": child}
                 merged = merge(merged, {name: child})
-            self._note(child_key, origin)
+            self._note(child_key, place.origin)
         return _tidy(merged)
+
+    def _load(self, name: str, place: _Place, *, key: str, under: Any) -> Any:
+        return self.load(find_config(name, near=place.folder), under=under, stack=place.stack, key=key)
 
     def _note(self, key: str, origin: str) -> None:
         name = ".".join(part for part in key.split(".") if part != "init_args")
@@ -202,7 +215,7 @@ def _expand(mapping: Mapping[str, Any], origin: str) -> dict[str, list[Any]]:
 def _overlap(earlier: Any, later: Any, key: str) -> str | None:
     """Find the key that two values of one file both set; what a part says may be set again."""
     taken = dict(_leaves(earlier, key))
-    for name, value in _leaves(later, key):
+    for name in dict(_leaves(later, key)):
         for other in taken:
             if name == other or (name.startswith(f"{other}.") and not is_yaml_name(taken[other])):
                 return other

@@ -50,14 +50,15 @@ class _Words(argparse.ArgumentParser):
             self.add_argument(f"--{word}")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        raise UserError(re.sub(r"argument (?:-c/)?(--\w+): expected one argument", r"\1 needs a value", message))
 
 
 def understand(verb: str, words: Sequence[str]) -> Invocation:
     """Work out which configuration, run and checkpoint a command line means.
 
     Without ``--config`` the latest run (or the one that ``--run``, ``--name`` or ``--ckpt_path FILE`` points at) gives
-    configuration and checkpoint; with it, ``last``, ``best`` and ``auto`` look at the newest run of the experiment's name only.
+    configuration and checkpoint; with it, ``last``, ``best`` and ``auto`` look at the newest run of the experiment's
+    name only.
 
     Args:
         verb: One of the Trainer's verbs.
@@ -165,8 +166,8 @@ def _split_parts(words: list[str]) -> tuple[list[Layer], list[str]]:
 def _class_changes(flags: list[str], config: dict[str, Any]) -> list[Layer]:
     """Compose what flags say about classes.
 
-    A flag that names another class must not keep the arguments of the class it replaces, a callback must be known before
-    there can be a flag for it, and a flag that sets a key of a callback which is switched off means to switch it on.
+    A flag that names another class must not keep the arguments of the class it replaces, a callback must be known
+    before there can be a flag for it, and a flag that sets a key of a callback which is off means to switch it on.
     """
     layers = []
     for *_, key, value in _pairs(flags):

@@ -4,7 +4,6 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import takewhile
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
@@ -21,6 +20,7 @@ Origin = Callable[[str], str]
 _CALLABLES = {"model.optimizer": (Optimizer,), "model.lr_scheduler": (LRScheduler, ReduceLROnPlateau)}
 """Keys whose messages do not say what kind of class they want."""
 
+_NEEDS_CLASS = "needs a class_path: which class is it?"
 _YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
 _YAML_TYPES = {"NoneType": "null", "Iterable": "list", "tuple": "list"}
 
@@ -106,10 +106,8 @@ def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
     if match := re.match(r"Parser key \"(\S+)\":\s+Unable to load config '(.*)'", message):
         return f"{match[1]}={match[2]}{where(COMMAND_LINE)}: give a YAML file, or single keys: --{match[1]}.KEY VALUE"
     key, block = _innermost(message)
-    problem = (
-        _argument_problem(message, key, origin) or _class_problem(block, key, origin) or _value(block, key, origin)
-    )
-    return problem or re.sub(r"\s+", " ", message).strip()
+    problem = _argument_problem(message, key, origin) or _class_problem(block, key, origin)
+    return problem or _value_problem(block, key, origin) or re.sub(r"\s+", " ", message).strip()
 
 
 def _nearest_key(word: str, known: Iterable[str]) -> str:
@@ -122,15 +120,15 @@ def _nearest_key(word: str, known: Iterable[str]) -> str:
 def _innermost(message: str) -> tuple[str, str]:
     """Find the innermost key that a message is about, and what is said about it; nesting is shown by indentation."""
     path: list[tuple[int, str]] = []
-    block = message
-    lines = message.splitlines()
-    for at, line in enumerate(lines):
-        if match := re.search(r'Parser key "([^"]+)":', line):
-            depth = _depth(line)
-            path = [*((d, key) for d, key in path if d < depth), (depth, match[1])]
-            below = takewhile(lambda line, depth=depth: not line or _depth(line) > depth, lines[at + 1 :])
-            block = "\n".join([line[match.end() :], *below])
-    return ".".join(key for _, key in path), block
+    block: list[str] = []
+    for line in message.splitlines():
+        match = re.search(r'Parser key "([^"]+)":', line)
+        if match:
+            path = [(depth, key) for depth, key in path if depth < _depth(line)] + [(_depth(line), match[1])]
+            block = [line[match.end() :]]
+        elif path and (not line or _depth(line) > path[-1][0]):
+            block.append(line)
+    return ".".join(key for _, key in path), "\n".join(block)
 
 
 def _depth(line: str) -> int:
@@ -143,8 +141,10 @@ def _argument_problem(message: str, key: str, origin: Origin) -> str:
     if match is None:
         return ""
     class_path = _class_path(message[: match.start()], last=True) or _class_path(message[match.end() :])
-    key = f"{key}.{match[1]}"
     takes = inspect.signature(_import(class_path)).parameters
+    if takes and takes.keys() <= {"args", "kwargs", "kwds"}:  # a base class
+        return f"{key}{where(origin(key))} {_NEEDS_CLASS}"
+    key = f"{key}.{match[1]}"
     return f"unknown key {key!r}{where(origin(key))}: {class_path} does not take it{did_you_mean(match[1], takes)}"
 
 
@@ -163,7 +163,7 @@ def _class_problem(block: str, key: str, origin: Origin) -> str:
     if match := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*)\.$", block, re.MULTILINE):
         return given % (match[1], f"there are several; give one of {match[2]}")
     if "Expected an instantiatable class" in block:
-        return f"{key}{where(origin(key))} needs a class_path: which class is it?"
+        return f"{key}{where(origin(key))} {_NEEDS_CLASS}"
     only_class = set(_types(block)) <= {"null", "list", "bool"} and not _choices(block)
     if (match := re.search(r"Expected a dot import path string: (\S+)", block)) and only_class:
         hint = did_you_mean(match[1], _class_names(block, key)) or "; write package.module.Class"
@@ -171,7 +171,7 @@ def _class_problem(block: str, key: str, origin: Origin) -> str:
     return ""
 
 
-def _value(block: str, key: str, origin: Origin) -> str:
+def _value_problem(block: str, key: str, origin: Origin) -> str:
     """Explain a value of the wrong type; empty where there is none."""
     value = _given(block)
     if not key or value is None:
@@ -215,9 +215,9 @@ def _class_names(block: str, key: str) -> set[str]:
     return {kind.__name__ for each in kinds for kind in _with_subclasses(each)}
 
 
-def _with_subclasses(kind: type) -> Iterator[type]:
+def _with_subclasses(kind: type[Any]) -> Iterator[type[Any]]:
     yield kind
-    for child in kind.__subclasses__():
+    for child in type.__subclasses__(kind):
         yield from _with_subclasses(child)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import draw_folders
 from torch import Tensor
 
 from clf.main import main
-from tests.datasets import draw_folders
 
 TINY = """
 model: {arch: test_resnet, pretrained: false, image_size: 32, drop_rate: 0.2}
@@ -212,7 +212,8 @@ def test_predict_writes_a_row_for_what_cannot_be_read_and_exits_with_1(
     assert main(["predict"]) == 1
     rows = table("runs/latest/predictions/predict.csv")
     assert [row["status"] for row in rows] == ["ok"] * 4 + ["error"] + ["ok"] * 4
-    assert rows[4]["path"] == "images/test/b/1.png" and "images/test/b/1.png" in rows[4]["error"]
+    assert rows[4]["path"] == "images/test/b/1.png"
+    assert "images/test/b/1.png" in rows[4]["error"]
     assert "1 of 9 images" in capsys.readouterr().err
 
 

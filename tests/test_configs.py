@@ -4,10 +4,10 @@ import csv
 from pathlib import Path
 
 import pytest
+from datasets import draw_folders
 
 from clf.main import main
 from clf.yamlfile import SHIPPED, shipped_configs
-from tests.datasets import draw_folders
 
 EXPERIMENTS = [name for name in shipped_configs() if "/" not in name and name != "defaults.yaml"]
 PARTS = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import draw_folders, touch, write_rows
 
 from clf.main import main
-from tests.datasets import draw_folders, touch, write_rows
 
 TINY = """
 model: {arch: test_resnet, pretrained: false, image_size: 32}
@@ -41,6 +41,21 @@ def relabel() -> None:
         shutil.move(f"images/{split}/cat", f"images/{split}/lynx")
 
 
+def empty_train() -> None:
+    for name in ("cat", "dog"):
+        shutil.rmtree(f"images/train/{name}")
+
+
+def lose_image() -> None:
+    write_rows(Path("rows"), "train/annotations.jsonl", {"image": "gone.png", "label": "a"})
+    Path("rows/train/gone.png").unlink()
+
+
+def inherit_in_a_circle() -> None:
+    Path("a.yaml").write_text("config: b.yaml\n")
+    Path("b.yaml").write_text("config: a.yaml\n")
+
+
 FIT = "fit --config tiny.yaml --data.root images"
 MISTAKES = {
     "key in YAML": Mistake(
@@ -65,9 +80,7 @@ MISTAKES = {
     "choice": Mistake(f"{FIT} --model.crop_mode centre", ("model.crop_mode", "centre", "did you mean 'center'")),
     "null": Mistake(f"{FIT} --data.batch_size null", ("data.batch_size", "null", "int")),
     "missing dataset": Mistake("fit --config tiny.yaml --data.root imags", ("data.root", "imags", "images")),
-    "empty split": Mistake(
-        FIT, ("images", "train"), lambda: [shutil.rmtree(f"images/train/{name}") for name in ("cat", "dog")]
-    ),
+    "empty split": Mistake(FIT, ("images", "train"), empty_train),
     "empty class": Mistake(FIT, ("images/train/eel",), lambda: Path("images/train/eel").mkdir()),
     "label unseen in train": Mistake(
         FIT, ("eel", "valid", "on_unknown_label"), lambda: draw_folders(Path("images"), {"valid/eel": 1})
@@ -98,10 +111,7 @@ MISTAKES = {
     "image missing from disk": Mistake(
         "fit --config tiny.yaml --data.root rows",
         ("gone.png", "annotations.jsonl:1"),
-        lambda: [
-            write_rows(Path("rows"), "train/annotations.jsonl", {"image": "gone.png", "label": "a"}),
-            Path("rows/train/gone.png").unlink(),
-        ],
+        lose_image,
     ),
     "unreadable image": Mistake(
         "fit --config tiny.yaml --data.root broken",
@@ -118,7 +128,7 @@ MISTAKES = {
     "circular config": Mistake(
         "fit --config a.yaml",
         ("circular", "a.yaml -> b.yaml -> a.yaml"),
-        lambda: [write("a.yaml", "config: b.yaml\n")(), write("b.yaml", "config: a.yaml\n")()],
+        inherit_in_a_circle,
     ),
     "pretrained without network": Mistake(
         f"{FIT} --model.pretrained true", ("model.pretrained", "cannot be had", "model.weights")

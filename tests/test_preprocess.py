@@ -19,7 +19,7 @@ from timm.models import get_pretrained_cfg
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, evaluation_array, evaluation_pixels
 
-SIZES = [(1, 1), (3, 2), (30, 40), (41, 47), (223, 225), (224, 224), (256, 255), (500, 375), (5000, 40), (40, 5000)]
+SIZES = [(1, 1), (3, 2), (30, 40), (49, 98), (223, 225), (224, 224), (256, 255), (500, 375), (5000, 40), (40, 5000)]
 
 
 def noise(width: int, height: int, *, seed: int = 0) -> NDArray[np.uint8]:

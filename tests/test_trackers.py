@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import draw_folders
 
 from clf.main import main
-from tests.datasets import draw_folders
 
 FIT = (
     *("fit", "--config", "demo.yaml", "--data.root", "images", "--data.num_workers", "0", "--data.batch_size", "4"),
@@ -41,7 +41,7 @@ def log_entries(data: bytes) -> Iterator[bytes]:
 
 def records(path: Path, kind: str) -> Iterator[Any]:
     """Read the records of one kind from an offline run's file."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     for entry in log_entries(path.read_bytes()):
         record = Record()
