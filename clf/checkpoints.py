@@ -1,6 +1,6 @@
 """What of ours travels in a checkpoint: the facts that rebuild and check a classifier, as primitives."""
 
-import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,20 +44,35 @@ def read_facts(path: Path) -> Facts:
     """
     import torch
 
+    _require_archive(path)
     try:
         checkpoint = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"checkpoint {path} is corrupt or holds code instead of plain weights ({reason})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path} cannot be read: it is corrupt or no checkpoint ({reason})") from error
+    except Exception as error:  # damaged bytes can mean anything; what torch says of them is advice to load them anyway
+        raise UserError(
+            f"checkpoint {path} is corrupt, or holds code beside plain values; give another --ckpt_path"
+        ) from error
     facts = checkpoint.get(KEY) if isinstance(checkpoint, Mapping) else None
     if not isinstance(facts, Mapping):
         raise UserError(f"checkpoint {path} was not written by clf (it has no {KEY!r} entry)")
     if facts.get("format") != FORMAT:
         raise UserError(f"checkpoint {path} has format {facts.get('format')!r}; this version of clf reads {FORMAT}")
+    if missing := [name for name in Facts.__dataclass_fields__ if name not in facts]:
+        raise UserError(f"checkpoint {path} is corrupt: its {KEY!r} entry lacks {', '.join(missing)}")
     return Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
+
+
+def _require_archive(path: Path) -> None:
+    """Refuse what is no whole zip archive: torch's own words for that are about its options."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    if not zipfile.is_zipfile(path):
+        reason = "cut off" if start == b"PK" else "another kind of file" if start else "empty"
+        raise UserError(
+            f"checkpoint {path} is corrupt or no checkpoint at all: the file is {reason}; give another --ckpt_path"
+        )
 
 
 def describe_mismatch(saved: Facts, current: Facts) -> list[str]:
@@ -73,6 +88,7 @@ def describe_mismatch(saved: Facts, current: Facts) -> list[str]:
         parts = [f"{len(saved.classes)} classes there, {len(current.classes)} here"]
         parts += [f"only there: {_shorten(missing)}"] if missing else []
         parts += [f"only here: {_shorten(extra)}"] if extra else []
+        parts += [] if missing or extra else ["in another order"]
         differences.append(f"classes ({'; '.join(parts)})")
     for kind in ("network", "preprocessing"):
         there, here = getattr(saved, kind), getattr(current, kind)

@@ -200,9 +200,16 @@ class Classifier(LightningModule):
         return self._evaluate(batch, self.test_metrics)
 
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> Batch:
-        logits = self(batch["images"]).float()  # (N, C)
-        metrics.update(self.loss(logits, batch["labels"]), logits, batch["labels"])
+        logits = self._logits(batch["images"])  # (N, C)
+        if len(logits):  # of several processes, one may have less to score
+            metrics.update(self.loss(logits, batch["labels"]), logits, batch["labels"])
         return {"logits": logits, "labels": batch["labels"], "index": batch["index"]}
+
+    def _logits(self, images: Tensor) -> Tensor:
+        if not len(images):
+            return images.new_zeros(0, len(self.classes), dtype=torch.float32)
+        logits: Tensor = self(images).float()
+        return logits
 
     def on_validation_epoch_start(self) -> None:
         """Start from nothing: an interrupted pass or the sanity check may have left batches."""
@@ -225,10 +232,8 @@ class Classifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Compute the logits (N, C) of a batch; N may be 0 where no image could be read."""
-        images = batch["images"]
-        logits = self(images).float() if len(images) else images.new_zeros(0, len(self.classes), dtype=torch.float32)
         known = {"labels": batch["labels"]} if "labels" in batch else {}
-        return {"logits": logits, "index": batch["index"], **known}
+        return {"logits": self._logits(batch["images"]), "index": batch["index"], **known}
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over two parameter groups, and the schedule over the length of the run.

@@ -43,8 +43,8 @@ EVALUATION_CALLBACKS = ("interrupt", "predictions", "progress")
 WRITING_CALLBACKS = ("checkpoint", "lr_monitor", "predictions", "timing")
 """What a dry run (``trainer.fast_dev_run``), which has no directory, goes without."""
 
-_CHECKPOINT_HELP = """Checkpoint to start from: last, best, auto (fit: continue if there is something to continue) or a file.
-Without --config they are the latest run's; with it, those of the experiment's newest run."""
+_CHECKPOINT_HELP = """Checkpoint to start from: last, best, auto (fit continues if there is something to continue) or a
+file. Without --config the words mean the latest run, with it the experiment's newest run."""
 
 _NOT_OPTIONS = {
     *("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"),
@@ -232,8 +232,9 @@ class CLI(LightningCLI):
     def _introduce(self, trainer: dict[str, Any]) -> None:
         """Say in the first line what is trained or used, on which data, from which weights, on which device."""
         where = self.invocation.checkpoint or self.session.run or "a dry run"
+        data = "" if self.verb == "predict" else f" on {self.datamodule.source}"
         weights = "" if self.invocation.checkpoint else f", weights: {self.model.weights_from}"
-        log.info("%s %s%s, %s, %s", self.verb, where, weights, device_name(), trainer["precision"] or "32-true")
+        log.info("%s %s%s%s, %s, %s", self.verb, where, data, weights, device_name(), trainer["precision"] or "32-true")
         if self.verb != "predict":
             log.info("data: %s", self.datamodule.describe())
 

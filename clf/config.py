@@ -16,8 +16,8 @@ from typing import Any
 from clf.errors import UserError, did_you_mean
 from clf.yamlfile import SHIPPED, Key, display, find_config, is_yaml_name, load_yaml
 
-COMMAND_LINE = "the command line"
-"""Origin of what was typed."""
+COMMAND_LINE = "--"
+"""How the origins of what was typed start."""
 
 CALLBACKS = {
     "checkpoint": "clf.callbacks.checkpoint.Checkpoint",
@@ -25,7 +25,7 @@ CALLBACKS = {
     "ema": "clf.callbacks.ema.EMA",
     "interrupt": "clf.callbacks.interrupt.Interrupt",
     "lr_monitor": "lightning.pytorch.callbacks.LearningRateMonitor",
-    "model_summary": "lightning.pytorch.callbacks.RichModelSummary",
+    "model_summary": "clf.callbacks.model_summary.ModelSummary",
     "predictions": "clf.callbacks.predictions.Predictions",
     "progress": "clf.callbacks.progress.Progress",
     "timing": "clf.callbacks.timing.Timing",
@@ -166,6 +166,7 @@ class _Composer:
         merged = under
         for base in _pop_bases(groups, place.origin, top=not key):
             merged = self._load(base, place, key=key, under=merged)
+        own: dict[str, Any] = {}
         for name, parts in groups.items():
             child_key = f"{key}.{name}".lstrip(".")
             for part in parts:
@@ -175,9 +176,9 @@ class _Composer:
                     child = {"class_path": child}
                 if key == "callbacks" and isinstance(child, dict) and not _CLASS_KEYS & child.keys():
                     child = {"init_args": child}
-                merged = merge(merged, {name: child})
+                own[name] = merge(own.get(name), child)
             self._note(child_key, place.origin)
-        return _tidy(merged)
+        return merge(merged, _tidy(own))
 
     def _load(self, name: str, place: _Place, *, key: str, under: Any) -> Any:
         return self.load(find_config(name, near=place.folder), under=under, stack=place.stack, key=key)
@@ -195,7 +196,7 @@ def _tidy(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expand(mapping: Mapping[str, Any], origin: str) -> dict[str, list[Any]]:
-    """Group values by the first part of their key: the plain value first, then what dotted keys say below it."""
+    """Group values by the first part of their key: the name of a part, if there is one, then what stands beside it."""
     groups: dict[str, list[Any]] = {}
     for key in sorted(mapping, key=lambda key: key.count(".")):
         place = f"{origin}:{key.line}" if isinstance(key, Key) else origin
@@ -208,8 +209,21 @@ def _expand(mapping: Mapping[str, Any], origin: str) -> dict[str, list[Any]]:
         for earlier in groups.setdefault(head, []):
             if (twice := _overlap(earlier, value, head)) is not None:
                 raise UserError(f"{place}: the key {twice!r} is given twice")
-        groups[head].append(value)
+        groups[head] = _join([*groups[head], value])
     return groups
+
+
+def _join(values: list[Any]) -> list[Any]:
+    """Join mappings that say nothing twice; the name of a part stays apart, as what stands beside it overrides it."""
+    names = [value for value in values if not isinstance(value, dict)]
+    keys: dict[str, list[Any]] = {}
+    for name, below in [item for value in values if isinstance(value, dict) for item in value.items()]:
+        keys[name] = _join([*keys.get(name, []), below])
+    joined: dict[str, Any] = {}
+    for name, (first, *beside) in keys.items():
+        joined[name] = first
+        joined |= {f"{name}.{key}": value for mapping in beside for key, value in mapping.items()}
+    return [*names, joined] if keys or not names else names
 
 
 def _overlap(earlier: Any, later: Any, key: str) -> str | None:
@@ -275,4 +289,4 @@ def _callback(name: str, value: Any, composed: Composed) -> Any:
 
 def where(origin: str) -> str:
     """Put an origin behind a key in a message, e.g. `` (in configs/resnet18.yaml)``."""
-    return f" ({'on' if origin == COMMAND_LINE else 'in'} {origin})"
+    return " (on the command line)" if origin.startswith(COMMAND_LINE) else f" (in {origin})"

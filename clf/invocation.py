@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from clf import runs
 from clf.checkpoints import Facts, read_facts
-from clf.config import COMMAND_LINE, GROUPS, Composed, Layer, compose
+from clf.config import GROUPS, Composed, Layer, compose
 from clf.errors import UserError, did_you_mean
 from clf.runs import Run
 from clf.yamlfile import find_config, is_yaml_name, parse_yaml
@@ -113,8 +113,9 @@ def _find(verb: str, choice: str | None, *, run: str | None, name: str | None) -
         resumable = found is not None and (found.checkpoints / "last.ckpt").is_file()
         return (found, found.checkpoint("last")) if found and resumable else (None, None)
     if found is None:
+        hint = did_you_mean(name or "", runs.names())
         raise UserError(
-            f"ckpt_path={choice!r}: there is no run in {runs.RUNS}/{name}/{did_you_mean(name or '', runs.names())}; "
+            f"ckpt_path={choice!r}: no run of this experiment in {runs.RUNS}/{name}/{hint}; "
             "start one with clf fit, or pick another with --run or --ckpt_path FILE"
         )
     return found, found.checkpoint(choice)
@@ -159,7 +160,7 @@ def _split_parts(words: list[str]) -> tuple[list[Layer], list[str]]:
     """Take ``--trainer trainer/cpu.yaml`` and its like out of the words: files are composed, values are typed."""
     pairs = [pair for pair in _pairs(words) if is_yaml_name(pair[3]) and pair[2].split(".")[0] in GROUPS]
     taken = {at for first, end, *_ in pairs for at in range(first, end)}
-    layers = [Layer({key: value}, COMMAND_LINE) for *_, key, value in pairs]
+    layers = [Layer({key: value}, f"--{key}") for *_, key, value in pairs]
     return layers, [word for at, word in enumerate(words) if at not in taken]
 
 
@@ -175,9 +176,9 @@ def _class_changes(flags: list[str], config: dict[str, Any]) -> list[Layer]:
         callback = re.fullmatch(r"(callbacks\.[^.]+)(\..+)?", key)
         standing = _standing(config, key)
         if (callback and not callback[2]) or (isinstance(standing, dict) and "class_path" in standing):
-            layers.append(Layer({key: _parsed(value)}, COMMAND_LINE))
+            layers.append(Layer({key: _parsed(value)}, f"--{key}"))
         elif callback and not _standing(config, callback[1]):
-            layers.append(Layer({callback[1]: {}}, COMMAND_LINE))
+            layers.append(Layer({callback[1]: {}}, f"--{key}"))
     return layers
 
 

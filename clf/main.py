@@ -16,6 +16,7 @@ PLAIN_VERBS = {
     "synth": "render a synthetic jersey-number dataset",
     "configs": "list the shipped configs with their headers",
 }
+_TOO_EARLY = "stopped by Ctrl-C before there was anything to save"
 HELP = """usage: clf VERB [--config FILE] [--key value ...]
 
 Train, check and use image classifiers from YAML.
@@ -50,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except SystemExit as done:  # jsonargparse leaves this way once it has printed help or a configuration
+        if isinstance(done.__context__, KeyboardInterrupt):  # how Lightning leaves while it sets a run up
+            return _fail(_TOO_EARLY, code=130)
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C before there was anything to save", code=130)
+        return _fail(_TOO_EARLY, code=130)
     except UserError as error:
         if debug:
             raise

@@ -94,7 +94,9 @@ def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
     """
     if match := re.match(r"unrecognized arguments: --([^\s=]+)", message):
         return f"unknown key {match[1]!r}{where(COMMAND_LINE)}{_nearest_key(match[1], known)}"
-    if match := re.match(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", message):
+    if match := re.match(
+        r"(?:Group '(\S+)' does not accept option|Subcommand '\S+' does not accept option|Option) '(\S+)'", message
+    ):
         key = f"{match[1]}.{match[2]}" if match[1] else match[2]
         return f"unknown key {key!r}{where(origin(key))}{_nearest_key(key, known)}"
     if match := re.match(r"unrecognized arguments: (.*)", message):

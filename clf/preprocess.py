@@ -323,7 +323,7 @@ def _resize_region(
         return image.resize(scaled, resample).crop(region)
     left, top, right, bottom = region
     across, down = image.width / scaled[0], image.height / scaled[1]
-    box = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
+    box = (left * across, top * down, right * across, bottom * down)
     return image.resize((right - left, bottom - top), resample, box=box)
 
 

@@ -109,9 +109,10 @@ def latest() -> Run:
         UserError: If nothing was run here yet, or the directory is gone.
     """
     link = RUNS / "latest"
-    if link.is_symlink() and not link.exists():
+    if link.is_symlink() and not (link / "config.yaml").is_file():
+        reason = "has no config.yaml" if link.exists() else "is gone"
         raise UserError(
-            f"{link} points to {link.readlink()}, which is gone; pick a run with --run runs/<name>/<number>"
+            f"{link} points to {link.readlink()}, which {reason}; pick a run with --run runs/<name>/<number>"
         )
     if not link.exists():
         raise UserError(
@@ -155,7 +156,7 @@ def checkpoint_file(value: str) -> Path:
     if path.is_file():
         return path
     options = [*CHOICES, *(str(path.parent / other.name) for other in path.parent.glob("*.ckpt"))]
-    reason = "is a folder" if path.is_dir() else "does not exist"
+    reason = "is empty" if not value else "is a folder" if path.is_dir() else "does not exist"
     raise UserError(f"ckpt_path={value!r} {reason}; give last, best, auto or a file{did_you_mean(value, options)}")
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -51,23 +52,10 @@ def _torch_seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(state)
 
 
-class EvaluationFit:
-    """The evaluation resize and crop: RGB image of any size -> uint8 (3, H, W) of the network's size.
-
-    Args:
-        preprocessing: Evaluation's.
-    """
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Resize and crop, pixel for pixel as in evaluation."""
-        return torch.from_numpy(evaluation_pixels(image, self.preprocessing)).permute(2, 0, 1).contiguous()
-
-
 def recipe(name: Recipe, *, preprocessing: Preprocessing) -> list[Transform]:
-    """Return the transforms of a shipped recipe: decoded RGB image -> uint8 (3, H, W) of the network's size.
+    """Return the transforms of a shipped recipe: decoded RGB image -> 8-bit RGB image of the network's size.
+
+    They draw from torch's generator alone.
 
     Args:
         name: ``none``: evaluation's resize and crop. ``light``: that, then small affine and colour changes; no flips,
@@ -76,13 +64,14 @@ def recipe(name: Recipe, *, preprocessing: Preprocessing) -> list[Transform]:
     Raises:
         UserError: If there is no such recipe.
     """
-    fit = EvaluationFit(preprocessing)
+    fit = partial(_evaluation_fit, preprocessing=preprocessing)
     mean_colour = [round(255 * value) for value in preprocessing.mean]
     match name:
         case "none":
             return [fit]
         case "light":
-            # After the resize: it costs the same for every image, and small ones are not blurred twice.
+            # After the resize, for the same cost whatever the image, and without blurring small ones twice.
+            # On PIL images, because on tensors a bilinear affine draws a dark seam where the fill begins.
             affine = v2.RandomAffine(
                 degrees=8,
                 translate=(0.05, 0.05),
@@ -91,7 +80,7 @@ def recipe(name: Recipe, *, preprocessing: Preprocessing) -> list[Transform]:
                 interpolation=InterpolationMode.BILINEAR,
                 fill=mean_colour,
             )
-            return [fit, affine, v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)]
+            return [fit, affine, F.pil_to_tensor, v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)]
         case "standard":
             # At least a third of the image: the 0.08 of ImageNet from scratch needs hundreds of epochs.
             crop = v2.RandomResizedCrop(
@@ -124,12 +113,12 @@ class TrainTransform:
         if isinstance(augment, str):
             steps = recipe(augment, preprocessing=preprocessing)
             self._steps = [(f"data.augment={augment!r}", step) for step in steps]
-            self._seeded = _torch_seeded  # Recipes draw from torch alone.
+            self._seeded = _torch_seeded
         else:
             steps = [_checked(transform, _label(index, transform)) for index, transform in enumerate(augment)]
             self._steps = [("", F.pil_to_tensor), *((_label(index, step), step) for index, step in enumerate(steps))]
             self._seeded = seeded
-        self._fit = EvaluationFit(preprocessing)
+        self._preprocessing = preprocessing
         self._mean = torch.tensor(preprocessing.mean)[:, None, None]
         self._std = torch.tensor(preprocessing.std)[:, None, None]
 
@@ -146,8 +135,10 @@ class TrainTransform:
         """
         with self._seeded(seed), _one_thread():
             pixels = self._augmented(image)  # uint8 or float (3, any, any)
-        if tuple(pixels.shape[1:]) != self._fit.preprocessing.size:
-            pixels = self._fit(F.to_pil_image(F.to_dtype(pixels.clamp(0, _white(pixels)), torch.uint8, scale=True)))
+        if tuple(pixels.shape[1:]) != self._preprocessing.size:
+            eight_bits = F.to_dtype(pixels.clamp(0, _white(pixels)), torch.uint8, scale=True)
+            fitted = _evaluation_fit(F.to_pil_image(eight_bits), preprocessing=self._preprocessing)
+            pixels = F.pil_to_tensor(fitted)
         # Divides like evaluation, for bit-equal results where nothing was drawn.
         unit = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True).div_(_white(pixels))
         return unit.clamp_(0, 1).sub_(self._mean).div_(self._std)
@@ -165,7 +156,12 @@ class TrainTransform:
             culprit = max(index for index, output in enumerate(outputs) if not _flaw(output))  # What it got was sound.
             raise UserError(f"{self._steps[culprit][0]} returned {_describe(outputs[culprit + 1])}; {flaw}")
         pixels: Tensor = F.pil_to_tensor(outputs[-1]) if isinstance(outputs[-1], Image.Image) else outputs[-1]
-        return pixels.detach().as_subclass(Tensor).expand(3, -1, -1)
+        return pixels.detach().expand(3, -1, -1)
+
+
+def _evaluation_fit(image: Image.Image, *, preprocessing: Preprocessing) -> Image.Image:
+    """Resize and crop, pixel for pixel as in evaluation."""
+    return Image.fromarray(evaluation_pixels(image, preprocessing))
 
 
 @contextmanager

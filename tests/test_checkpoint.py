@@ -17,7 +17,7 @@ from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.ema import EMA
 from clf.errors import UserError
 
-RISING = {0: 0.1, 1: 0.5, 2: 0.3, 3: 0.4, 4: 0.2, 5: 0.6}
+SCORES = {0: 0.1, 1: 0.5, 2: 0.3, 3: 0.4, 4: 0.2, 5: 0.6}
 
 
 def checkpoint(folder: Path, **settings: Any) -> Checkpoint:
@@ -26,10 +26,8 @@ def checkpoint(folder: Path, **settings: Any) -> Checkpoint:
 
 def fit(
     folder: Path, *callbacks: Callback, toy: Toy | None = None, resume: Path | None = None, **settings: Any
-) -> Trainer:
-    fitted = trainer(folder, *callbacks, **settings)
-    fitted.fit(toy or Toy(scores=RISING), ckpt_path=None if resume is None else str(resume))
-    return fitted
+) -> None:
+    trainer(folder, *callbacks, **settings).fit(toy or Toy(scores=SCORES), ckpt_path=resume)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -84,17 +82,11 @@ def test_mode_min_keeps_the_smallest(tmp_path: Path) -> None:
 
 
 def test_save_top_k_and_every_n_epochs_each_decide_what_is_kept(tmp_path: Path) -> None:
-    fit(tmp_path / "all", checkpoint(tmp_path / "all", save_top_k=-1), max_epochs=3)
+    fit(tmp_path / "all", checkpoint(tmp_path / "all", save_top_k=-1), max_epochs=5)
     fit(tmp_path / "second", checkpoint(tmp_path / "second", every_n_epochs=2), max_epochs=5)
-    assert [name for name in names(tmp_path / "all") if name.startswith("epoch")] == [
-        "epoch=000-val_acc_top1=0.1000.ckpt",
-        "epoch=001-val_acc_top1=0.5000.ckpt",
-        "epoch=002-val_acc_top1=0.3000.ckpt",
-    ]
-    assert [name for name in names(tmp_path / "second") if name.startswith("epoch")] == [
-        "epoch=001-val_acc_top1=0.5000.ckpt",
-        "epoch=003-val_acc_top1=0.4000.ckpt",
-    ]
+    kept = {kind: [name[:9] for name in names(tmp_path / kind) if "=" in name] for kind in ("all", "second")}
+    assert kept["all"] == ["epoch=000", "epoch=001", "epoch=002", "epoch=003", "epoch=004"]
+    assert kept["second"] == ["epoch=001", "epoch=003"]
     assert load(tmp_path / "second" / "last.ckpt")["epoch"] == 5
 
 
@@ -162,13 +154,14 @@ def test_a_long_validation_is_not_lost_time_for_training(tmp_path: Path) -> None
     assert load(tmp_path / "last.ckpt")["global_step"] == 5
 
 
+@pytest.mark.parametrize("settings", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 5}])
 def test_without_validation_only_last_is_written_and_that_is_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, Any]
 ) -> None:
-    fit(tmp_path, checkpoint(tmp_path), limit_val_batches=0)
+    fit(tmp_path, checkpoint(tmp_path), **settings)
     assert names(tmp_path) == ["last.ckpt"]
     assert load(tmp_path / "last.ckpt")["epoch"] == 3
-    assert caplog.text.count("without validation there is no 'val/acc_top1': last.ckpt is written, but no best") == 1
+    assert caplog.text.count("no epoch was scored by val/acc_top1: last.ckpt is written, but no best.ckpt") == 1
 
 
 @pytest.mark.parametrize("settings", [{"limit_val_batches": 0}, {}, {"val_check_interval": 2}])
@@ -343,6 +336,13 @@ def test_a_full_disk_leaves_the_old_files_whole(tmp_path: Path, fill_disk: Calla
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
 
 
+def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").mkdir()
+    with pytest.raises(IsADirectoryError):
+        fit(tmp_path, checkpoint(tmp_path), max_epochs=1)
+    assert names(tmp_path) == ["best.ckpt", "epoch=000-val_acc_top1=0.1000.ckpt"]
+
+
 def test_what_a_killed_process_left_is_never_written_into(tmp_path: Path) -> None:
     fit(tmp_path, checkpoint(tmp_path), max_epochs=2)
     best = (tmp_path / "best.ckpt").read_bytes()
@@ -384,21 +384,16 @@ def test_values_that_cannot_work_are_refused(settings: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "message", "guess"),
     [
-        (
-            {"monitor": "val/los"},
-            "monitor='val/los' is not logged; there are train/loss, val/acc_top1, val/loss; did you mean 'val/loss'?",
-        ),
-        (
-            {"filename": "{epoch}-{val/acc}"},
-            "filename='{epoch}-{val/acc}' names 'val/acc'; there are epoch, step, train/loss, val/acc_top1, val/loss",
-        ),
+        ({"monitor": "val/los"}, "monitor='val/los': 'val/los'", "val/loss"),
+        ({"filename": "{epoch}-{val/acc}"}, "filename='{epoch}-{val/acc}': 'val/acc'", "val/acc_top1"),
     ],
 )
 def test_an_unknown_metric_is_named_with_those_there_are(
-    tmp_path: Path, settings: dict[str, Any], message: str
+    tmp_path: Path, settings: dict[str, Any], message: str, guess: str
 ) -> None:
     with pytest.raises(UserError) as error:
         fit(tmp_path, checkpoint(tmp_path, **settings))
-    assert str(error.value) == f"callbacks.checkpoint.{message}"
+    there = f"there are epoch, step, train/loss, val/acc_top1, val/loss; did you mean {guess!r}?"
+    assert str(error.value) == f"callbacks.checkpoint.{message} is not logged; {there}"

@@ -297,3 +297,17 @@ def test_print_config_says_which_file_each_group_came_from(folder: Path, capsys:
     [header] = [line for line in printed.splitlines() if line.startswith("# trainer: ")]
     assert header == "# trainer: configs/defaults.yaml, tiny.yaml, configs/trainer/smoke.yaml, --trainer"
     assert yaml.safe_load(printed)["trainer"]["limit_train_batches"] == 2
+
+
+def test_the_first_line_announces_rendered_data_and_random_weights(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = "{class_path: clf.data.synthetic.SyntheticJerseys, init_args: {train_per_class: 2, val_per_class: 1}}"
+    small = ["--data.source", source, "--model.image_size", "32", "--trainer.max_epochs", "1"]
+    assert main(["fit", "--config", "resnet18.yaml", "--trainer", "trainer/cpu.yaml", *small]) == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    assert "rendered jersey numbers in data/synthetic-" in first
+    assert "weights: random (resnet18.a1_in1k cannot be had here)" in first
+    facts = read_json("runs/latest/environment.json")
+    assert facts["weights"] == "random (resnet18.a1_in1k cannot be had here)"
+    assert facts["data"]["description"].startswith("rendered jersey numbers")

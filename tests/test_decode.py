@@ -188,6 +188,15 @@ def test_what_is_no_image_says_so_and_where(tmp_path: Path) -> None:
         decode(b"")
 
 
+def test_a_machine_out_of_memory_does_not_blame_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", run_out)
+    with pytest.raises(MemoryError):
+        decode(b"anything")
+
+
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]), st.data())
 @settings(max_examples=300, deadline=None)
 def test_damage_of_any_kind_is_unreadable_or_decoded_but_never_another_error(form: str, data: st.DataObject) -> None:

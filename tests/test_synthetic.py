@@ -259,7 +259,7 @@ def test_the_source_draws_on_first_use_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    caplog.set_level(logging.INFO, logger="clf")
+    caplog.set_level(logging.DEBUG, logger="clf")
     source: Source = SyntheticJerseys(**SMALL)
     assert list(tmp_path.iterdir()) == []
     assert [len(source.samples(split)) for split in SPLITS] == [9, 6, 3]

@@ -187,7 +187,8 @@ class Broken(Callback):
     def on_validation_batch_end(self, *_: Any) -> None:
         raise SystemExit(9)
 
-    on_test_batch_end = on_validation_batch_end
+    def on_test_batch_end(self, *_: Any) -> None:
+        raise SystemExit(9)
 
 
 def test_a_pass_that_was_broken_off_leaves_nothing_to_the_next(tmp_path: Path) -> None:

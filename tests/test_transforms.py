@@ -117,10 +117,10 @@ def test_a_sample_depends_on_its_seed_and_on_nothing_else(name: Recipe) -> None:
 
 
 def test_samples_do_not_depend_on_the_number_of_threads() -> None:
-    image = photo(256, 256)
+    image = photo(224, 224)
     jitter = [v2.ToDtype(torch.float32, scale=True), v2.ColorJitter(0.4, 0.4)]  # Contrast needs a mean.
-    transform = TrainTransform(jitter, preprocessing=Preprocessing((256, 256)))
-    for seed in range(20):
+    transform = TrainTransform(jitter, preprocessing=Preprocessing((224, 224)))
+    for seed in range(8):
         samples = []
         for count in (1, 2):
             with threads(count):
@@ -140,14 +140,42 @@ def test_light_never_mirrors_or_moves_far_and_standard_does_mirror() -> None:
     assert 10 <= mirrored["standard"] <= 30
 
 
-def test_light_changes_place_and_colour_a_little() -> None:
+def test_light_moves_an_image_a_little_and_fills_with_the_mean_colour() -> None:
     transform = TrainTransform("light", preprocessing=PREPROCESSING)
     samples = torch.stack([transform(photo(300, 200), seed=seed) for seed in range(30)])
+    edges = samples.mean((1, 2)).diff().argmin(-1)  # The column where bright turns dark.
+    assert len(set(edges.tolist())) > 2
+    assert (edges - 23).abs().max() <= 8
+    colour = tuple(round(255 * value) for value in PREPROCESSING.mean)
+    plain = torch.stack([transform(Image.new("RGB", (40, 30), colour), seed=seed) for seed in range(30)])
+    assert (plain.amax((2, 3)) - plain.amin((2, 3))).max() < 0.05, "corners differ"
+
+
+@pytest.mark.parametrize(("name", "least"), [("light", 0.06), ("standard", 0.12)])
+def test_recipes_change_brightness_contrast_and_saturation(name: Recipe, least: float) -> None:
+    grey = np.random.default_rng(0).integers(
+        90, 160, (300, 300, 3), dtype=np.uint8
+    )  # Room for changes without clipping.
+    transform = TrainTransform(name, preprocessing=Preprocessing((48, 48), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+    samples = torch.stack([transform(Image.fromarray(grey), seed=seed)[:, 8:-8, 8:-8] for seed in range(60)])
     brightness = samples.mean((1, 2, 3))
-    assert 0.05 < brightness.std() < 1
-    edge_columns = (samples.mean(1).diff(dim=-1).mean(1)).argmin(-1)  # Where bright turns dark.
-    assert len(set(edge_columns.tolist())) > 2
-    assert (edge_columns - 23).abs().max() <= 8
+    contrast = samples.sum(1).std((1, 2)) / brightness
+    saturation = (samples[:, 0] - samples[:, 2]).std((1, 2)) / samples.sum(1).std((1, 2))
+    for quantity in (brightness, contrast, saturation):
+        assert quantity.std() / quantity.mean() > least
+
+
+def test_the_training_crop_shows_at_least_a_third_of_the_image() -> None:
+    across, down = torch.meshgrid(torch.arange(200), torch.arange(200), indexing="xy")
+    _, crop, *_ = recipe("standard", preprocessing=Preprocessing((200, 200)))
+    shares = []
+    for seed in range(60):
+        with seeded(seed):
+            part = crop(torch.stack([across, down, down]).to(torch.uint8))
+        extent = part.amax((1, 2)).int() - part.amin((1, 2)).int()
+        shares.append(float(extent[0] * extent[1]) / 200**2)
+    assert min(shares) > 0.3
+    assert min(shares) < 0.5 < 0.8 < max(shares)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box"])
@@ -209,10 +237,20 @@ def test_a_list_may_return_grey(grey: nn.Module) -> None:
 
 def test_floats_a_little_out_of_range_are_clamped_like_any_image() -> None:
     noise = [v2.ToDtype(torch.float32, scale=True), FromFunction(lambda image: image * 1.5 - 0.25)]
-    sample = TrainTransform(noise, preprocessing=PREPROCESSING)(photo(48, 32), seed=0)
+    transform = TrainTransform(noise, preprocessing=PREPROCESSING)
     black, white = (evaluated(Image.new("RGB", (9, 9), colour)).amin((1, 2)) for colour in ("black", "white"))
-    assert torch.equal(sample.amin((1, 2)), black)
-    assert torch.equal(sample.amax((1, 2)), white)
+    for size in ((48, 32), (480, 320)):
+        dark, bright = (transform(Image.new("RGB", size, colour), seed=0) for colour in ("black", "white"))
+        assert torch.equal(dark.amax((1, 2)), black)
+        assert torch.equal(bright.amin((1, 2)), white)
+
+
+def test_a_tensor_that_a_transform_keeps_is_not_written_to() -> None:
+    kept = torch.rand(3, 32, 48)
+    transform = TrainTransform([FromFunction(lambda _: kept)], preprocessing=PREPROCESSING)
+    before = kept.clone()
+    transform(photo(), seed=0)
+    assert torch.equal(kept, before)
 
 
 @pytest.mark.parametrize("draw", [torch.rand, lambda _: random.random(), lambda _: np.random.rand()])

@@ -163,6 +163,8 @@ class Checkpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._epoch_ended:
             self.write_last(trainer)
+        if not self.best_model_path:
+            self._say_there_is_no_best(trainer)
 
     @property
     def _trains_for_score(self) -> bool:
@@ -212,7 +214,9 @@ class Checkpoint(ModelCheckpoint):
         if metrics is None or self._off or (int(metrics["epoch"]) + 1) % self._every_n_epochs:
             return None
         if self.monitor not in metrics:
-            self._say_what_is_missing(trainer, metrics)
+            if trainer.enable_validation:
+                raise _unknown_metric("monitor", self.monitor, str(self.monitor), metrics)
+            self._say_there_is_no_best(trainer)
             return None
         self._last_checkpoint_saved = ""
         self._save_monitor_checkpoint(trainer, metrics)
@@ -230,26 +234,19 @@ class Checkpoint(ModelCheckpoint):
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(proxy(self))
 
-    def _say_what_is_missing(self, trainer: Trainer, metrics: dict[str, Tensor]) -> None:
-        if trainer.enable_validation:
-            names = sorted(metrics.keys() - {"epoch", "step"})
-            raise UserError(
-                f"callbacks.checkpoint.monitor={self.monitor!r} is not logged; there are {', '.join(names) or 'none'}"
-                f"{did_you_mean(str(self.monitor), names)}"
-            )
+    def _say_there_is_no_best(self, trainer: Trainer) -> None:
         if not self._told and trainer.is_global_zero:
-            log.warning("without validation there is no %r: %s is written, but no %s", self.monitor, LAST, BEST)
+            log.warning("no epoch was scored by %s: %s is written, but no %s", self.monitor, LAST, BEST)
         self._told = True
 
     @override
     def _format_checkpoint_name(
         self, filename: str | None, metrics: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> str:
-        known = set(metrics)
+        known = dict(metrics)
         name: str = super()._format_checkpoint_name(filename, metrics, *args, **kwargs)
         if unknown := metrics.keys() - known:  # Lightning puts in zeros
-            found = ", ".join(sorted(known))
-            raise UserError(f"callbacks.checkpoint.filename={filename!r} names {min(unknown)!r}; there are {found}")
+            raise _unknown_metric("filename", filename, min(unknown), known)
         return name.replace("/", "_")
 
     # What to remember
@@ -320,7 +317,6 @@ def settle(fit_loop: dict[str, Any], *, validating: bool, accumulate: int) -> No
         # Between two epochs: the next, which Lightning has already counted as ready, begins.
         for count in (epochs["total"], epochs["current"]):
             count["ready"] = count["started"]
-        batches |= {"current": nothing, "is_last_batch": False}
     elif batches["current"]["ready"] > batches["current"]["started"] > 0:
         # Before a batch, which will be fetched again: "restarted on train batch end". Then Lightning itself completes
         # the batch before it, counts its optimizer step for the logs, and takes its validation, if any, for done.
@@ -334,6 +330,12 @@ def settle(fit_loop: dict[str, Any], *, validating: bool, accumulate: int) -> No
 
 def _is_fitting(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _unknown_metric(key: str, value: str | None, metric: str, metrics: dict[str, Tensor]) -> UserError:
+    names = sorted(metrics)
+    there = f"{metric!r} is not logged; there are {', '.join(names)}{did_you_mean(metric, names)}"
+    return UserError(f"callbacks.checkpoint.{key}={value!r}: {there}")
 
 
 def _save_weights(trainer: Trainer, path: Path) -> None:

@@ -59,11 +59,13 @@ class Interrupt(Callback):
     def __init__(self) -> None:
         self._signum: int | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._saver: Saver | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Lightning sets its own handlers after this hook; in the end it puts these back, and so do we.
         self._signum = None
+        self._saver = next((one for one in trainer.checkpoint_callbacks if isinstance(one, Saver)), None)
         if threading.current_thread() is threading.main_thread():
             self._before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
@@ -142,23 +144,17 @@ class Interrupt(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave late, when the signal came after the last batch: all is saved, and whatever follows is not wanted."""
         self._stop_listening()
-        saver = _saver(trainer)
-        self._leave(Path(saver.last_model_path) if stage == "fit" and saver and saver.last_model_path else None)
+        last = self._saver.last_model_path if self._saver and stage == "fit" else ""
+        self._leave(Path(last) if last else None)
 
     def _nothing_is_lost(self, trainer: Trainer) -> bool:
-        saver = _saver(trainer)
-        return saver is None or saver.can_write_last(trainer)
+        return self._saver is None or self._saver.can_write_last(trainer)
 
     def _save_and_leave(self, trainer: Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False):
             self._signum = self._signum or signal.SIGTERM  # another process was asked
-            saver = _saver(trainer)
-            self._leave(saver.write_last(trainer) if saver else None)
+            self._leave(self._saver.write_last(trainer) if self._saver else None)
 
     def _leave(self, checkpoint: Path | None = None) -> None:
         if self._signum is not None:
             raise Interrupted(self._signum, checkpoint)
-
-
-def _saver(trainer: Trainer) -> Saver | None:
-    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Saver)), None)

@@ -144,7 +144,8 @@ def synthesise(spec: SyntheticJerseys, *, output: str | Path) -> bool:
         return False
     target = output.absolute()
     partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}.partial")
-    logger.info("rendering %d jersey numbers into %s", len(spec.classes) * sum(spec.counts.values()), output)
+    # The first line of a run belongs to the command; it names the data, too.
+    logger.debug("rendering %d jersey numbers into %s", len(spec.classes) * sum(spec.counts.values()), output)
     try:
         partial.mkdir(parents=True)
         _write(spec, folder=partial)

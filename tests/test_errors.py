@@ -1,0 +1,32 @@
+"""A misprint is answered with what was probably meant, and with nothing where nothing is near."""
+
+import pytest
+
+from clf.errors import UserError, did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("word", "options", "hint"),
+    [
+        ("resnt18", ["resnet50", "resnet18", "vit"], "; did you mean 'resnet18'?"),
+        ("fti", ["test", "fit", "predict"], "; did you mean 'fit'?"),
+        ("zebra", ["fit", "test"], ""),
+        ("fit", [], ""),
+    ],
+)
+def test_the_nearest_word_is_suggested_if_any_is_near(word: str, options: list[str], hint: str) -> None:
+    assert did_you_mean(word, options) == hint
+
+
+def test_a_stricter_question_has_fewer_answers() -> None:
+    assert did_you_mean("mine", ["timing"], cutoff=0.6) == "; did you mean 'timing'?"
+    assert did_you_mean("mine", ["timing"], cutoff=0.8) == ""
+
+
+def test_options_may_come_from_anything_that_can_be_walked_over_once() -> None:
+    assert did_you_mean("emma", (name for name in ("checkpoint", "ema"))) == "; did you mean 'ema'?"
+
+
+def test_a_user_error_can_be_caught_as_a_value_error() -> None:
+    with pytest.raises(ValueError, match="wrong"):
+        raise UserError("wrong")
