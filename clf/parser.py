@@ -4,15 +4,23 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from typing import Any, NoReturn
 
+import torch
+import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from clf.config import COMMAND_LINE, where
 from clf.errors import UserError, did_you_mean
+
+# Defaults of Lightning's own callbacks, which a saved configuration must be able to say and to read again.
+register_type(torch.device)
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 Origin = Callable[[str], str]
 """Says where a key was written, e.g. ``configs/resnet18.yaml``."""

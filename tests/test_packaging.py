@@ -77,8 +77,9 @@ def test_everything_that_the_package_imports_is_declared() -> None:
     assert undeclared(sources("clf"), RUNTIME) == set()
 
 
-def test_everything_that_the_tests_import_is_declared() -> None:
-    assert undeclared(sources("tests"), [*RUNTIME, *EXTRAS["dev"]]) == set()
+@pytest.mark.parametrize("folder", ["benchmarks", "scripts", "tests"])
+def test_everything_that_developers_run_is_declared(folder: str) -> None:
+    assert undeclared(sources(folder), [*RUNTIME, *EXTRAS["dev"]]) == set()
 
 
 def test_an_undeclared_import_inside_a_function_is_found() -> None:
