@@ -202,7 +202,7 @@ class CLI(LightningCLI):
         config = {**self._get(self.config_init, "trainer").as_dict(), **kwargs}
         self._check_checkpoint()
         self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
-        config["precision"] = _available_precision(config["precision"])
+        config["precision"] = _available_precision(config["precision"], accelerator=str(config["accelerator"]))
         self._introduce(config)
         self.callbacks = self._attach(fast_dev_run=bool(config["fast_dev_run"]))
         return Trainer(
@@ -233,8 +233,9 @@ class CLI(LightningCLI):
         """Say in the first line what is trained or used, on which data, from which weights, on which device."""
         where = self.invocation.checkpoint or self.session.run or "a dry run"
         data = "" if self.verb == "predict" else f" on {self.datamodule.source}"
+        device = f"{device_name(str(trainer['accelerator']))}, {trainer['precision'] or '32-true'}"
         weights = "" if self.invocation.checkpoint else f", weights: {self.model.weights_from}"
-        log.info("%s %s%s%s, %s, %s", self.verb, where, data, weights, device_name(), trainer["precision"] or "32-true")
+        log.info("%s %s%s%s, %s", self.verb, where, data, weights, device)
         if self.verb != "predict":
             log.info("data: %s", self.datamodule.describe())
 
@@ -334,9 +335,9 @@ def conclude_fit(run: Run, trainer: Trainer, *, images: int) -> None:
     log.info("next: clf test | clf predict --data.predict FOLDER | clf fit --ckpt_path last --trainer.max_epochs N")
 
 
-def _available_precision(wanted: Any) -> Any:
+def _available_precision(wanted: Any, *, accelerator: str) -> Any:
     """Fall back from half precision where there is no GPU: on a CPU it would be bf16, several times slower."""
-    if str(wanted) not in ("16", "16-mixed", "16-true") or torch.cuda.is_available():
+    if str(wanted) not in ("16", "16-mixed", "16-true") or (accelerator != "cpu" and torch.cuda.is_available()):
         return wanted
     log.info("trainer.precision=%s needs a GPU; using 32-true", wanted)
     return "32-true"

@@ -5,9 +5,11 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("clf", "torch", "torchvision", "lightning", "jsonargparse", "timm", "torchmetrics", "pillow", "numpy")
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def environment() -> dict[str, Any]:
@@ -27,20 +29,29 @@ def git_state() -> dict[str, Any] | None:
     return None if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
 
 
-def device_name() -> str:
-    """Name the device that training runs on by default, e.g. ``cuda (Tesla T4)`` or ``cpu (2 cores)``."""
+def device_name(accelerator: str = "auto") -> str:
+    """Name a device, e.g. ``cuda (Tesla T4)`` or ``cpu (2 cores)``.
+
+    Args:
+        accelerator: The trainer's; ``auto`` takes the best device there is.
+    """
     import torch
 
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return f"cuda ({torch.cuda.get_device_name()})"
-    if torch.backends.mps.is_available():
+    if accelerator != "cpu" and torch.backends.mps.is_available():
         return "mps"
     return f"cpu ({usable_cores()} cores)"
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the cores that this process may use: its affinity, and the CPU quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_QUOTA.read_text("ascii").split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # not Linux, or no quota ("max")
+        return cores
 
 
 def _machine() -> dict[str, Any]:

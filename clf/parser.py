@@ -29,6 +29,8 @@ _CALLABLES = {"model.optimizer": (Optimizer,), "model.lr_scheduler": (LRSchedule
 """Keys whose messages do not say what kind of class they want."""
 
 _NEEDS_CLASS = "needs a class_path: which class is it?"
+_OWN_WORDS = "Expected|Does not validate|Problem with|Not a valid|Multiple|Type |a class path|a dict "
+"""What jsonargparse's own explanations start with; anything else was said by the code that it imported."""
 _YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
 _YAML_TYPES = {"NoneType": "null", "Iterable": "list", "tuple": "list"}
 
@@ -166,8 +168,8 @@ def _class_problem(block: str, key: str, origin: Origin) -> str:
         return given % (_class_path(block) or f"{match[1]}.{match[2]}", f"{match[1]} has no {match[2]!r}{hint}")
     if match := re.search(r"No module named '([\w.]+)'", block):
         return given % (_class_path(block) or _given(block), f"there is no module {match[1]!r}")
-    if match := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", block):
-        return given % (match[1], f"this is no kind of {match[2]}")
+    if match := re.search(r"Import path ([\w.]* ?)does not correspond to a subclass of (\w+)", block):
+        return given % (match[1].strip() or _given(block), f"this is no kind of {match[2]}")
     if match := re.search(r"Expected '([\w.]+)' to be a subclass of <class '(?:[\w.]+\.)?(\w+)'>", block):
         return given % (match[1], f"this is no kind of {match[2]}")
     if match := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*)\.$", block, re.MULTILINE):
@@ -178,6 +180,8 @@ def _class_problem(block: str, key: str, origin: Origin) -> str:
     if (match := re.search(r"Expected a dot import path string: (\S+)", block)) and only_class:
         hint = did_you_mean(match[1], _class_names(block, key)) or "; write package.module.Class"
         return given % (match[1], f"there is no such class{hint}")
+    if match := re.search(rf"^ +- (?:Type .* callable class: )?(?!{_OWN_WORDS})(.*)$", block, re.MULTILINE):
+        return given % (_given(block), f"importing it failed: {match[1]}")
     return ""
 
 
@@ -198,7 +202,10 @@ def _value_problem(block: str, key: str, origin: Origin) -> str:
 
 def _given(block: str) -> str | None:
     match = re.search(r"(?:Given|Got) value: (.*?)(?:\. Got value.*)?$", block, flags=re.MULTILINE)
-    return None if match is None else _YAML_WORDS.get(match[1], match[1])
+    if match is None:
+        return None
+    spec = re.match(r"{'class_path': '([\w.]+)'", match[1])
+    return spec[1] if spec else _YAML_WORDS.get(match[1], match[1])
 
 
 def _types(block: str) -> list[str]:

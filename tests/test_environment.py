@@ -76,3 +76,24 @@ def test_the_commit_and_whether_it_has_changes_are_named(alone: Path) -> None:
 def test_without_git_there_is_no_state_and_no_error(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(alone))
     assert git_state() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_cores_are_those_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)]
+)
+def test_cores_respect_the_quota_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int | None
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr("clf.environment._CPU_QUOTA", tmp_path / "cpu.max")
+    assert usable_cores() == cores or (cores is None and usable_cores() >= 1)

@@ -13,14 +13,12 @@ import pytest
 import torch
 from datasets import draw
 
-from clf.data import loading
 from clf.data.loading import (
     Batch,
     Images,
     Loader,
     LoaderSettings,
     Strings,
-    available_cores,
     eval_tensor,
     fit_to_device,
     train_tensor,
@@ -240,27 +238,6 @@ def test_settings_that_cannot_work_are_corrected_and_said(
     wanted: LoaderSettings, device: str, works: LoaderSettings, said: list[str]
 ) -> None:
     assert fit_to_device(wanted, device=device) == (works, said)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
-def test_cores_are_those_that_this_process_may_use() -> None:
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        assert available_cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
-@pytest.mark.parametrize(
-    ("quota", "cores"), [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)]
-)
-def test_cores_respect_the_quota_of_a_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int | None
-) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(loading, "_CPU_QUOTA", tmp_path / "cpu.max")
-    assert available_cores() == cores or (cores is None and available_cores() >= 1)
 
 
 PROGRAM = """

@@ -15,7 +15,8 @@ class Toy(LightningModule):
         self.head = torch.nn.Linear(999, 2)
 
     def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
-        return self.head(self.body(batch)).sum()
+        loss: torch.Tensor = self.head(self.body(batch)).sum()
+        return loss
 
     def train_dataloader(self) -> torch.utils.data.DataLoader[torch.Tensor]:
         return torch.utils.data.DataLoader([torch.ones(1000)] * 2)  # type: ignore[arg-type]
@@ -27,9 +28,15 @@ class Toy(LightningModule):
 def said(module: Toy, callback: ModelSummary, caplog: pytest.LogCaptureFixture) -> str:
     caplog.set_level(logging.INFO, logger="clf")
     trainer = Trainer(
-        max_steps=1, log_every_n_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[callback],
-    )  # fmt: skip
+        max_steps=1,
+        log_every_n_steps=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+    )
     trainer.fit(module)
     return "\n".join(caplog.messages)
 

@@ -4,6 +4,7 @@ The texts that are shortened are jsonargparse's own and no interface of it: thes
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,14 +16,24 @@ from clf.parser import Parser, shorten
 HERE = " (on the command line)"
 
 
-def answer(words: str, capfd: pytest.CaptureFixture[str], *, text: str = "") -> str:
-    """Parse a configuration and flags; the error, or the resolved configuration."""
+def refusal(words: str, capfd: pytest.CaptureFixture[str], *, text: str = "") -> str:
+    """Say what is answered to a mistake in a configuration or in flags."""
     Path("my.yaml").write_text(text)
-    code = main(["fit", "--config", "my.yaml", "--print_config", *words.split()])
+    assert main(["fit", "--config", "my.yaml", *words.split()]) == 2
     out, err = capfd.readouterr()
-    assert code == (2 if err else 0)
-    assert err.count("\n") == (1 if err else 0)
-    return err.removeprefix("clf: ").rstrip("\n") if err else out
+    assert out == ""
+    assert err.startswith("clf: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("clf: ").rstrip("\n")
+
+
+def resolved(words: str, capfd: pytest.CaptureFixture[str], *, text: str = "") -> Any:
+    """Type a configuration and flags."""
+    Path("my.yaml").write_text(text)
+    assert main(["fit", "--config", "my.yaml", "--print_config", *words.split()]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    return yaml.safe_load(out)
 
 
 IN_FILES = {
@@ -73,6 +84,12 @@ IN_FILES = {
     "model.loss: {class_path: my_losses.Focal, init_args: {gamma: 2}}": (
         "model.loss=my_losses.Focal (in my.yaml): there is no module 'my_losses'"
     ),
+    "model.network: broken.Net": (
+        "model.network=broken.Net (in my.yaml): importing it failed: invalid syntax (broken.py, line 2)"
+    ),
+    "model.loss: {class_path: failing.Loss, init_args: {gamma: 2}}": (
+        "model.loss=failing.Loss (in my.yaml): importing it failed: no scipy here"
+    ),
     "model.network: nowhere.Net": "model.network=nowhere.Net (in my.yaml): there is no module 'nowhere'",
     "model.loss: torch.optim.AdamW": "model.loss=torch.optim.AdamW (in my.yaml): this is no kind of Module",
     "model.optimizer: torch.nn.Linear": "model.optimizer=torch.nn.Linear (in my.yaml): this is no kind of Optimizer",
@@ -103,7 +120,7 @@ IN_FILES = {
         "unknown key 'callbacks.interrupt.signal' (in my.yaml): clf.callbacks.interrupt.Interrupt does not take it"
     ),
     "model.optimizer.betas: [0.9]": "model.optimizer.betas=[0.9] (in my.yaml): expected list of 2",
-    "trainer.logger: {class_path: lightning.pytorch.loggers.TensorBoardLogger, init_args: {save_dir: x, version: {}}}": (
+    "trainer.logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x, version: {}}}": (
         "trainer.logger.version={} (in my.yaml): expected int, str or null; quote it to make it text"
     ),
     "trainer.callbacks: [{class_path: lightning.pytorch.callbacks.Timer, init_args: {durration: 3}}]": (
@@ -118,7 +135,9 @@ def test_a_mistake_in_a_file_is_answered_with_key_value_file_and_remedy(
     workdir: Path, capfd: pytest.CaptureFixture[str], text: str
 ) -> None:
     Path("part.yaml").write_text("accelerator: cpu\n")
-    assert answer("", capfd, text=text) == IN_FILES[text]
+    Path("broken.py").write_text("import torch\nclass Net(:\n")
+    Path("failing.py").write_text("raise RuntimeError('no scipy here')\n")
+    assert refusal("", capfd, text=text) == IN_FILES[text]
 
 
 ON_THE_COMMAND_LINE = {
@@ -156,25 +175,14 @@ ON_THE_COMMAND_LINE = {
 def test_a_mistake_on_the_command_line_is_answered_as_well(
     workdir: Path, capfd: pytest.CaptureFixture[str], words: str
 ) -> None:
-    assert answer(words, capfd) == ON_THE_COMMAND_LINE[words]
+    assert refusal(words, capfd) == ON_THE_COMMAND_LINE[words]
 
 
 def test_a_mistake_in_a_file_is_not_blamed_on_a_flag_that_would_mend_it(
     workdir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    message = answer("--trainer.max_epochs 3", capfd, text="trainer.max_epochs: many")
+    message = refusal("--trainer.max_epochs 3", capfd, text="trainer.max_epochs: many")
     assert message == "trainer.max_epochs=many (in my.yaml): expected int or null"
-
-
-def test_a_value_inherited_from_a_shipped_config_is_traced_to_it(
-    workdir: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    text = "trainer: trainer/cpu.yaml\ntrainer.max_epochs: 3\nmodel.lr_scheduler: {class_path: clf.optim.WarmupCosine}"
-    assert "lr_scheduler" in answer("", capfd, text=text)
-    message = answer(
-        "--model.lr_scheduler torch.optim.lr_scheduler.StepLR", capfd, text="model.lr_scheduler.final: 0.1"
-    )
-    assert "step_size=null (on the command line): expected int" in message
 
 
 @pytest.mark.parametrize(
@@ -190,7 +198,7 @@ def test_another_optimizer_keeps_nothing_of_the_default_one(
     workdir: Path, capfd: pytest.CaptureFixture[str], words: str, text: str
 ) -> None:
     """Not even jsonargparse's own default: AdamW decays by 0.01, SGD not at all."""
-    optimizer = yaml.safe_load(answer(words, capfd, text=text))["model"]["optimizer"]
+    optimizer = resolved(words, capfd, text=text)["model"]["optimizer"]
     assert optimizer["class_path"] == "torch.optim.SGD"
     assert optimizer["init_args"]["weight_decay"] == 0
 
@@ -205,27 +213,32 @@ def test_flags_win_wherever_they_stand(workdir: Path, capfd: pytest.CaptureFixtu
 def test_quoted_numbers_stay_text_and_unquoted_ones_are_numbers(
     workdir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = yaml.safe_load(answer("", capfd, text='data.root: "1e-3"\nmodel.loss.label_smoothing: 1e-3\nname: 007\n'))
+    config = resolved("", capfd, text='data.root: "1e-3"\nmodel.loss.label_smoothing: 1e-3\nname: 007\n')
     assert (config["data"]["root"], config["model"]["loss"]["init_args"]["label_smoothing"]) == ("1e-3", 0.001)
     assert config["name"] == "007"
 
 
+def test_callbacks_are_typed_by_name(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = "--callbacks.ema.decay 0.9 --callbacks.early_stopping null --callbacks.checkpoint {save_top_k:\t1}"
+    callbacks = resolved(words.replace("\t", "\N{NO-BREAK SPACE}"), capfd)["callbacks"]
+    assert callbacks["ema"] == {"class_path": "clf.callbacks.ema.EMA", "init_args": {"decay": 0.9, "warmup": True}}
+    assert callbacks["early_stopping"] is None
+
+
 @pytest.mark.parametrize(
-    "words",
+    ("words", "argument", "value"),
     [
-        "--callbacks.ema.decay 0.9 --callbacks.early_stopping null",
-        "--callbacks.swa StochasticWeightAveraging --callbacks.swa.swa_lrs 0.1",
-        "--callbacks.early_stopping {patience:3}".replace(":", ": ").replace(" 3", "3"),
+        ("--callbacks.swa StochasticWeightAveraging --callbacks.swa.swa_lrs 0.1", "device", "cpu"),
+        ("--callbacks.timer Timer --callbacks.timer.duration 00:00:10:00", "interval", "step"),
     ],
 )
-def test_callbacks_are_typed_by_name(workdir: Path, capfd: pytest.CaptureFixture[str], words: str) -> None:
-    callbacks = yaml.safe_load(answer(words, capfd))["callbacks"]
-    if "ema" in words:
-        assert callbacks["ema"]["init_args"]["decay"] == 0.9
-        assert callbacks["early_stopping"] is None
-    if "swa" in words:
-        assert callbacks["swa"]["class_path"] == "lightning.pytorch.callbacks.StochasticWeightAveraging"
-        assert callbacks["swa"]["init_args"]["swa_lrs"] == 0.1
+def test_lightning_s_own_callbacks_can_be_saved_and_read_again(
+    workdir: Path, capfd: pytest.CaptureFixture[str], words: str, argument: str, value: str
+) -> None:
+    name = words.split()[0].removeprefix("--callbacks.")
+    config = resolved(words, capfd)
+    assert config["callbacks"][name]["init_args"][argument] == value
+    assert resolved("", capfd, text=yaml.safe_dump(config)) == config
 
 
 def test_a_message_of_another_shape_is_one_line_all_the_same() -> None:

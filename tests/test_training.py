@@ -165,6 +165,14 @@ def test_prediction_needs_no_labels_and_survives_a_batch_without_images(tmp_path
     assert [(step["logits"].shape, step["logits"].dtype) for step in steps] == [((n, 3), torch.float32) for n in (2, 0)]
 
 
+def test_a_process_that_has_no_image_left_to_score_changes_no_number(tmp_path: Path) -> None:
+    empty = {name: value[:0] for name, value in VAL[0].items()}
+    for verb in ("validate", "test"):
+        [expected] = getattr(trainer(tmp_path), verb)(tiny(), Loader(VAL), verbose=False)
+        [found] = getattr(trainer(tmp_path), verb)(tiny(), Loader([*VAL, empty]), verbose=False)
+        assert found == expected
+
+
 def test_a_fit_logs_these_metrics_of_all_images(tmp_path: Path) -> None:
     classifier = tiny(optimizer=constant)
     found = logged(fit(tmp_path, classifier, max_epochs=1))

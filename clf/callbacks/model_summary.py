@@ -3,7 +3,7 @@
 import logging
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.model_summary import ModelSummary as Table
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary as Table
 
 from clf.errors import UserError
 

@@ -18,7 +18,6 @@ from clf.data.loading import (
     Loader,
     LoaderSettings,
     Pixels,
-    available_cores,
     eval_tensor,
     fit_to_device,
     train_tensor,
@@ -26,6 +25,7 @@ from clf.data.loading import (
 from clf.data.samples import Sample, Source, Split
 from clf.data.sampling import Key, count_eval_batches, count_train_batches, eval_batches, train_batches
 from clf.data.synthetic import SyntheticJerseys
+from clf.environment import usable_cores
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, UnreadableImage
 from clf.transforms import Recipe, TrainTransform
@@ -287,7 +287,7 @@ class ImageData(LightningDataModule):
         return Loader(images, plan=plan, length=length, settings=settings)
 
     def _count_workers(self, batches: int) -> int:
-        cores = max(1, available_cores() // (self.trainer.num_devices if self.trainer else 1))
+        cores = max(1, usable_cores() // (self.trainer.num_devices if self.trainer else 1))
         if self.num_workers == "auto":
             return min(cores, _MOST_WORKERS, batches)
         if self.num_workers > cores:

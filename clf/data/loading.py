@@ -7,7 +7,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from clf.transforms import TrainTransform
 Batch = dict[str, Any]
 Pixels = Callable[[Image, Key], Tensor]  # RGB image and its (epoch, index) -> normalised float32 (3, H, W)
 
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _GRACE_SECONDS = 30  # What a worker that was told to end gives the main process to finish its step and save.
 
 
@@ -166,16 +164,6 @@ def fit_to_device(wanted: LoaderSettings, *, device: str) -> tuple[LoaderSetting
         persistent_workers=wanted.persistent_workers and workers > 0,
         prefetch_factor=wanted.prefetch_factor if workers else None,
     ), said
-
-
-def available_cores() -> int:
-    """Count the cores that this process may use: its affinity, and the CPU quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CPU_QUOTA.read_text("ascii").split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # not Linux, or no quota ("max")
-        return cores
 
 
 class Loader:
