@@ -52,19 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch([word for word in words if word != "--debug"])
     except SystemExit as done:  # jsonargparse leaves this way once it has printed help or a configuration
         if isinstance(done.__context__, KeyboardInterrupt):  # how Lightning leaves while it sets a run up
-            return _fail(_TOO_EARLY, code=130)
+            return _fail(_TOO_EARLY, code=130, debug=debug)
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
-        return _fail(_TOO_EARLY, code=130)
+        return _fail(_TOO_EARLY, code=130, debug=debug)
     except UserError as error:
-        if debug:
-            raise
-        return _fail(str(error), code=2)
+        return _fail(str(error), code=2, debug=debug)
     except Exception as error:
-        if debug:
-            raise
-        reason = (str(error) or "no message").strip().splitlines()[0]
-        return _fail(f"{type(error).__name__}: {reason} (--debug shows where)", code=1)
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        hint = "" if debug else " (--debug shows where)"
+        return _fail(f"{type(error).__name__}: {reason}{hint}", code=1, debug=debug)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -104,6 +101,10 @@ def _list_configs(rest: list[str]) -> int:
     return 0
 
 
-def _fail(message: str, *, code: int) -> int:
+def _fail(message: str, *, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
     print(f"clf: {message}", file=sys.stderr)
     return code

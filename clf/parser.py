@@ -25,6 +25,9 @@ yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represe
 Origin = Callable[[str], str]
 """Says where a key was written, e.g. ``configs/resnet18.yaml``."""
 
+_CLASS_LIST = re.compile(r"known subclasses:([^)]*)\)")
+_MOST_CLASSES = 6
+
 _CALLABLES = {"model.optimizer": (Optimizer,), "model.lr_scheduler": (LRScheduler, ReduceLROnPlateau)}
 """Keys whose messages do not say what kind of class they want."""
 
@@ -72,6 +75,17 @@ class Parser(LightningArgumentParser):
         """Check every value; jsonargparse would let null through wherever it stands."""
         super().validate(namespace, skip_unset=False, **kwargs)
 
+    def format_help(self) -> str:
+        """Name a few of the classes that fit a key: of ``torch.nn.Module`` there are some hundred."""
+        return _CLASS_LIST.sub(_shorten_list, super().format_help())
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the configured classes; what one of them says of its arguments is raised as it is."""
+        try:
+            return super().instantiate(*args, **kwargs)
+        except ValueError as error:
+            raise _said_by_class(error) from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what jsonargparse says as one line."""
         if not self.exit_on_error:
@@ -86,6 +100,24 @@ class Parser(LightningArgumentParser):
         flags = [f"{word.replace('.init_args', '')}." for word in words]
         typed = any(f"{key}.".startswith(flag) or flag.startswith(f"{key}.") for flag in flags)
         return COMMAND_LINE if typed else self.origin(key)
+
+
+def _shorten_list(found: re.Match[str]) -> str:
+    names = found[1].split()
+    if len(names) <= _MOST_CLASSES:
+        return found[0]
+    return "\n".join(["known subclasses:", *(f"{'':24}{name}" for name in names[:_MOST_CLASSES]), f"{'':24}…)"])
+
+
+def _said_by_class(error: ValueError) -> Exception:
+    """Find what a class said when its construction failed, below what jsonargparse says of the union it stands in."""
+    if not str(error).startswith("Does not validate"):
+        return error
+    for cause in _causes(error):
+        if isinstance(cause, Exception) and not re.match(_OWN_WORDS, str(cause)):
+            return cause
+    said = re.search(rf"^ +- (?!{_OWN_WORDS})(.*)$", str(error), re.MULTILINE)
+    return UserError(said[1]) if said else error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

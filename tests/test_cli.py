@@ -311,3 +311,13 @@ def test_the_first_line_announces_rendered_data_and_random_weights(
     facts = read_json("runs/latest/environment.json")
     assert facts["weights"] == "random (resnet18.a1_in1k cannot be had here)"
     assert facts["data"]["description"].startswith("rendered jersey numbers")
+
+
+def test_help_explains_each_key_without_listing_hundreds_of_classes(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "timm's name of the network" in " ".join(text.split())
+    assert text.count("torch.nn.") < 30
+    assert max(map(len, text.splitlines())) < 121

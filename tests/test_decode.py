@@ -252,6 +252,13 @@ def test_warnings_about_metadata_do_not_leak_and_do_not_refuse_the_image() -> No
     assert pixel(source) == (120, 120, 120)
 
 
+def test_metadata_that_nobody_can_parse_does_not_refuse_the_image() -> None:
+    source = encoded(Image.new("L", (8, 8), 120), "JPEG", exif=b"Exif\0\0nonsense")
+    with pytest.raises(SyntaxError):
+        Image.open(io.BytesIO(source)).getexif()
+    assert pixel(source) == (120, 120, 120)
+
+
 def test_threads_decode_at_once_and_leave_the_process_its_warnings() -> None:
     sources = [jpeg_with_corrupt_exif(), b"broken", png_header(10_000, 10_000)] * 100
 

@@ -200,12 +200,14 @@ class Impatient(Toy):
         return super().train_dataloader()
 
 
-@pytest.mark.parametrize(("step", "then"), [(0, 0), (2, 3)])
-def test_a_signal_before_training_starts_is_not_forgotten(tmp_path: Path, step: int, then: int) -> None:
+@pytest.mark.parametrize(("step", "accumulate", "then"), [(0, 1, 0), (2, 1, 2), (2, 3, 3)])
+def test_a_signal_before_training_starts_is_not_forgotten(
+    tmp_path: Path, step: int, accumulate: int, then: int
+) -> None:
     """It reaches Lightning's own handler, after which the process would end with 0 and save nothing."""
     if step:
         fit(tmp_path, Signal("on_train_batch_end", step - 1))
-    _, error = fit(tmp_path, toy=Impatient(), resume=step > 0)
+    _, error = fit(tmp_path, toy=Impatient(), resume=step > 0, accumulate_grad_batches=accumulate)
     assert error is not None
     assert error.exit_code == 143
     assert final_state(tmp_path)["global_step"] == then

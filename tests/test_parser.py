@@ -219,10 +219,12 @@ def test_quoted_numbers_stay_text_and_unquoted_ones_are_numbers(
 
 
 def test_callbacks_are_typed_by_name(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = "--callbacks.ema.decay 0.9 --callbacks.early_stopping null --callbacks.checkpoint {save_top_k:\t1}"
-    callbacks = resolved(words.replace("\t", "\N{NO-BREAK SPACE}"), capfd)["callbacks"]
+    words = '--callbacks.ema.decay 0.9 --callbacks.early_stopping null --callbacks.checkpoint {"save_top_k":1}'
+    callbacks = resolved(words, capfd)["callbacks"]
     assert callbacks["ema"] == {"class_path": "clf.callbacks.ema.EMA", "init_args": {"decay": 0.9, "warmup": True}}
     assert callbacks["early_stopping"] is None
+    assert callbacks["checkpoint"]["init_args"]["save_top_k"] == 1
+    assert callbacks["checkpoint"]["init_args"]["monitor"] == "val/acc_top1"
 
 
 @pytest.mark.parametrize(
