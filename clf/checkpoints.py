@@ -42,15 +42,7 @@ def read_facts(path: Path) -> Facts:
     Raises:
         UserError: If the file is corrupt, holds more than tensors and primitives, or is not one of ours.
     """
-    import torch
-
-    _require_archive(path)
-    try:
-        checkpoint = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except Exception as error:  # damaged bytes can mean anything; what torch says of them is advice to load them anyway
-        raise UserError(
-            f"checkpoint {path} is corrupt, or holds code beside plain values; give another --ckpt_path"
-        ) from error
+    checkpoint = _load(path)
     facts = checkpoint.get(KEY) if isinstance(checkpoint, Mapping) else None
     if not isinstance(facts, Mapping):
         raise UserError(f"checkpoint {path} was not written by clf (it has no {KEY!r} entry)")
@@ -59,6 +51,25 @@ def read_facts(path: Path) -> Facts:
     if missing := [name for name in Facts.__dataclass_fields__ if name not in facts]:
         raise UserError(f"checkpoint {path} is corrupt: its {KEY!r} entry lacks {', '.join(missing)}")
     return Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    """Read the epoch of a checkpoint and what had been measured when it was written; empty if it holds weights only."""
+    checkpoint = _load(path)
+    metrics = checkpoint.get("callback_metrics")
+    return {name: float(value) for name, value in metrics.items()} | {"epoch": checkpoint["epoch"]} if metrics else {}
+
+
+def _load(path: Path) -> Any:
+    import torch
+
+    _require_archive(path)
+    try:
+        return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except Exception as error:  # damaged bytes can mean anything; what torch says of them is advice to load them anyway
+        raise UserError(
+            f"checkpoint {path} is corrupt, or holds code beside plain values; give another --ckpt_path"
+        ) from error
 
 
 def _require_archive(path: Path) -> None:

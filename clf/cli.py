@@ -12,8 +12,10 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -22,7 +24,7 @@ from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.run_files import RunFiles
-from clf.checkpoints import describe_mismatch
+from clf.checkpoints import describe_mismatch, read_metrics
 from clf.classifier import Classifier
 from clf.config import CALLBACKS
 from clf.data.datamodule import ImageData
@@ -74,7 +76,8 @@ def run(verb: str, words: Sequence[str]) -> int:
             return 0
         except Interrupted as stop:
             log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
-            return stop.exit_code
+            # Whoever started the other processes ends all of them as soon as one reports a failure.
+            return stop.exit_code if getattr(rank_zero_only, "rank", 0) == 0 else 0
         except MisconfigurationException as error:
             raise UserError(str(error).strip().splitlines()[0]) from error
         finally:
@@ -129,8 +132,8 @@ class CLI(LightningCLI):
         if self.verb == "predict":
             parser.add_argument("--output", type=str | None, help="File to write: .csv, .jsonl or .parquet.")
         self._add_callbacks(parser)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=_number)
         if self.verb == "fit":
             parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
             parser.link_arguments("data.class_counts", "model.class_counts", apply_on="instantiate")
@@ -180,6 +183,7 @@ class CLI(LightningCLI):
             raise AlreadyDone(f"{self.session.run} is already finished; raise trainer.max_epochs to train it further")
         if config.trainer.fast_dev_run:
             config.trainer.logger = False
+            self.session.run = None  # a dry run leaves no trace, also not in the run that it starts from
             return
         run = self.session.open()
         for key, saved, new in self.session.differences(plain) if self.session.resumes else []:
@@ -205,14 +209,16 @@ class CLI(LightningCLI):
         config["precision"] = _available_precision(config["precision"], accelerator=str(config["accelerator"]))
         self._introduce(config)
         self.callbacks = self._attach(fast_dev_run=bool(config["fast_dev_run"]))
+        own = (config["callbacks"] or []) if self.verb == "fit" else []  # the others' work is watching training
+        callbacks = [*own, *self.callbacks.values(), *self._run_files()]
         return Trainer(
             **config
             | {
-                "callbacks": [*(config["callbacks"] or []), *self.callbacks.values(), *self._run_files()],
+                "callbacks": callbacks,
                 "logger": self._loggers(config["logger"]),
                 "default_root_dir": str(self.session.run.path) if self.session.run else config["default_root_dir"],
-                "enable_checkpointing": "checkpoint" in self.callbacks,
-                "enable_progress_bar": "progress" in self.callbacks,
+                "enable_checkpointing": any(isinstance(callback, LightningCheckpoint) for callback in callbacks),
+                "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,  # our sampler deals to the processes itself
             }
@@ -222,6 +228,11 @@ class CLI(LightningCLI):
         facts = self.invocation.facts
         if facts is None:
             return
+        if "class_path" in facts.network and "arch" in self.model.facts.network:
+            raise UserError(
+                f"{self.invocation.checkpoint} holds a network of your own, {facts.network['class_path']}; "
+                "nothing is imported because a checkpoint says so: give its configuration with --config"
+            )
         if differences := describe_mismatch(facts, self.model.facts):
             raise UserError(
                 f"{self.invocation.checkpoint} does not fit this configuration and data: {', '.join(differences)}; "
@@ -277,7 +288,7 @@ class CLI(LightningCLI):
         checkpoint = self.invocation.checkpoint
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.session.run is not None and self.trainer.is_global_zero:
-            conclude_fit(self.session.run, self.trainer, images=len(datamodule.samples("val")))
+            conclude_fit(self.session.run, self.trainer, images=model.val_metrics.scored)
 
     def validate(self, model: Classifier, datamodule: ImageData) -> None:
         """Score the validation split."""
@@ -292,7 +303,8 @@ class CLI(LightningCLI):
         assert checkpoint is not None, "only fit starts without one"
         [metrics] = verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
         if self.trainer.is_global_zero:
-            summary = results.summarise(metrics, split=split, n=len(self.datamodule.samples(split)))
+            scored = {"val": self.model.val_metrics, "test": self.model.test_metrics}[split].scored
+            summary = results.summarise(metrics, split=split, n=scored)
             log.info("%s: %s", split, results.describe(summary))
             if self.session.run is not None:
                 about = {"checkpoint": checkpoint.name, "data": self.datamodule.describe()}
@@ -321,18 +333,32 @@ class CLI(LightningCLI):
 
 def conclude_fit(run: Run, trainer: Trainer, *, images: int) -> None:
     """Write ``metrics.json`` and say where everything is."""
-    reason = "early stopping" if trainer.should_stop else "max_epochs or max_steps reached"
+    stopped = any(getattr(callback, "stopped_epoch", 0) for callback in trainer.early_stopping_callbacks)
+    reason = "stopped early" if stopped else "stopped" if trainer.should_stop else "max_epochs or max_steps reached"
     values: dict[str, Any] = {"finished": {"epochs": trainer.current_epoch, "reason": reason}}
-    checkpoint = trainer.checkpoint_callback
-    best = {}
-    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor:
-        best = results.best_epoch(run.path / "metrics.csv", monitor=checkpoint.monitor, mode=checkpoint.mode)
-    if "val/acc_top1" in best:
+    best = _best_metrics(run, trainer.checkpoint_callback)
+    if images and "val/acc_top1" in best:
         values["val"] = results.summarise(best, split="val", n=images)
         log.info("best epoch %d: %s", best["epoch"], results.describe(values["val"]))
     results.record(run.path / "metrics.json", values)
-    log.info("finished: %s (%s); everything is in %s", reason, f"{trainer.current_epoch} epochs", run)
+    log.info("finished: %s (%s epochs); everything is in %s", reason, trainer.current_epoch, run)
     log.info("next: clf test | clf predict --data.predict FOLDER | clf fit --ckpt_path last --trainer.max_epochs N")
+
+
+def _best_metrics(run: Run, checkpoint: Any) -> dict[str, float]:
+    """Read what was measured with the weights in ``best.ckpt``."""
+    if not isinstance(checkpoint, ModelCheckpoint) or not checkpoint.monitor:
+        return {}
+    best = run.checkpoints / "best.ckpt"
+    return (read_metrics(best) if best.is_file() else {}) or results.best_epoch(
+        run.path / "metrics.csv", monitor=checkpoint.monitor, mode=checkpoint.mode
+    )
+
+
+def _number(seed: bool | int) -> int:
+    if isinstance(seed, bool):
+        raise UserError(f"seed_everything={str(seed).lower()} must be a number: everything that is drawn depends on it")
+    return seed
 
 
 def _available_precision(wanted: Any, *, accelerator: str) -> Any:

@@ -74,7 +74,9 @@ def understand(verb: str, words: Sequence[str]) -> Invocation:
     name = _first(known.name, given.get("name"), files[0].stem if files else None)
     run = checkpoint = None
     if not _asks_for_help(words):
-        run, checkpoint = _find(verb, choice, run=known.run, name=name)
+        run, checkpoint = _find(verb, choice, run=_first(known.run, given.get("run")), name=name)
+        if verb == "fit" and run is not None and choice not in runs.CHOICES and name not in (None, run.name):
+            run = None  # another experiment that starts from this checkpoint
         if verb == "fit" and run is None and not files:
             lost = f"ckpt_path={choice!r} lies in no run: " if checkpoint else ""
             raise UserError(

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from clf.errors import UserError
+from clf.files import replace_text
 
 TIMING = "time/"
 """Start of the keys that depend on the clock; they go to ``timing.csv``, so that ``metrics.csv`` is deterministic."""
@@ -119,7 +119,7 @@ class _EpochTable:
         writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(row for _, row in sorted(self._rows.items()))
-        _replace(self._path, text.getvalue())
+        replace_text(self._path, text.getvalue())
         self._changed = self._grown = False
 
 
@@ -150,18 +150,3 @@ def _column_order(name: str) -> tuple[bool, bool, list[tuple[int, str]]]:
 
 def _cell(value: Any) -> str:
     return repr(value if isinstance(value, int) else float(value))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put a complete file in the place of the old one in one step; a failure leaves the old one as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -1,7 +1,7 @@
 """Classification metrics of an epoch, under the keys that are logged."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection, SumMetric
@@ -33,7 +33,7 @@ class TrainingMetrics(nn.Module):
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: loss scalar, logits (N, C), labels (N,)."""
-        self._add({"loss": loss * len(labels), "correct": (logits.argmax(1) == labels).sum(), "images": len(labels)})
+        self._add({"loss": loss * len(labels), "correct": (logits.argmax(1) == labels).sum(), "images": _count(labels)})
 
     def compute(self) -> dict[str, Tensor]:
         """Compute and reset; keys as they are logged."""
@@ -75,21 +75,27 @@ class EvaluationMetrics(nn.Module):
     Args:
         num_classes: C, at least 2.
         stage: First part of the keys, ``val`` or ``test``.
+
+    Attributes:
+        scored: Images of the last pass that was computed.
     """
 
     def __init__(self, num_classes: int, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
         self.loss, self.images = _sum(), _sum()
-        self.ece = MulticlassCalibrationError(num_classes, n_bins=15)
+        self.scored = 0
+        # Labels come from our own class list; looking at them would wait for the GPU at every batch.
+        unchecked: dict[str, Any] = {"validate_args": False}
+        self.ece = MulticlassCalibrationError(num_classes, n_bins=15, **unchecked)
         self.metrics = MetricCollection(
             {
-                "acc_top1": MulticlassAccuracy(num_classes, average="micro"),
-                "acc_top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
-                "f1_macro": MulticlassF1Score(num_classes, average="macro"),
-                "precision_macro": MulticlassPrecision(num_classes, average="macro"),
-                "recall_macro": MulticlassRecall(num_classes, average="macro"),
-                "per_class": MulticlassStatScores(num_classes, average="none"),
+                "acc_top1": MulticlassAccuracy(num_classes, average="micro", **unchecked),
+                "acc_top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes), **unchecked),
+                "f1_macro": MulticlassF1Score(num_classes, average="macro", **unchecked),
+                "precision_macro": MulticlassPrecision(num_classes, average="macro", **unchecked),
+                "recall_macro": MulticlassRecall(num_classes, average="macro", **unchecked),
+                "per_class": MulticlassStatScores(num_classes, average="none", **unchecked),
             },
             # Left alone, torchmetrics takes metrics for the same that happen to agree on the first batch.
             compute_groups=[["acc_top1"], ["acc_top5"], ["f1_macro", "precision_macro", "recall_macro", "per_class"]],
@@ -98,7 +104,7 @@ class EvaluationMetrics(nn.Module):
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: loss scalar, logits float32 (N, C), labels int64 (N,)."""
         self.loss.update(loss * len(labels))
-        self.images.update(len(labels))
+        self.images.update(_count(labels))
         self.metrics.update(logits, labels)
         # Probabilities: torchmetrics takes logits that happen to lie in [0, 1] for such.
         self.ece.update(logits.softmax(1), labels)
@@ -106,7 +112,8 @@ class EvaluationMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Compute and reset; keys as they are logged, e.g. ``val/acc_top1``; each value a scalar."""
         values = self.metrics.compute()
-        true_positives, *_, support = values.pop("per_class").T  # each (C,)
+        true_positives, *_, support = values.pop("per_class").T.cpu()  # each (C,)
+        self.scored = int(support.sum())
         for index, (correct, images) in enumerate(zip(true_positives, support, strict=True)):
             if images > 0:
                 values[f"acc_class_{index}"] = correct / images
@@ -118,6 +125,11 @@ class EvaluationMetrics(nn.Module):
         """Forget all batches."""
         for metric in (self.loss, self.images, self.ece, self.metrics):
             metric.reset()
+
+
+def _count(labels: Tensor) -> Tensor:
+    # Made on the device: a number from here would have to wait for all work that is queued there.
+    return labels.new_full((), len(labels))
 
 
 def _sum() -> SumMetric:

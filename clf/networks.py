@@ -111,7 +111,11 @@ def _from_file(arch: str, weights: str, config: dict[str, Any], options: dict[st
     prefixes = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
     fresh = timm.create_model(arch, pretrained=False, **options).state_dict()
     try:
-        state = {key: value for key, value in load_state_dict(str(path)).items() if not key.startswith(prefixes)}
+        state = {
+            key: value
+            for key, value in load_state_dict(str(path), weights_only=True).items()
+            if not key.startswith(prefixes)
+        }
         state |= {key: value for key, value in fresh.items() if key.startswith(prefixes)}
         overlay = {"state_dict": state, "num_classes": options["num_classes"], "label_offset": 0}
         network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, **options)

@@ -75,9 +75,9 @@ class Parser(LightningArgumentParser):
         """Check every value; jsonargparse would let null through wherever it stands."""
         super().validate(namespace, skip_unset=False, **kwargs)
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Name a few of the classes that fit a key: of ``torch.nn.Module`` there are some hundred."""
-        return _CLASS_LIST.sub(_shorten_list, super().format_help())
+        return _CLASS_LIST.sub(_shorten_list, super().format_help(*args, **kwargs))
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Any:
         """Build the configured classes; what one of them says of its arguments is raised as it is."""

@@ -52,7 +52,7 @@ def decode(source: str | Path | bytes, *, max_pixels: int = 50_000_000) -> Image
         source: A file, or the bytes of one.
         max_pixels: Larger images are refused by their header, before anything is decoded.
     Returns:
-        An RGB image, independent of the file, with no orientation left to apply.
+        An RGB image without metadata, independent of the file.
     Raises:
         UnreadableImage: If the source is missing, empty, not an image, too large, truncated or damaged.
     """
@@ -258,7 +258,13 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     except MemoryError:
         raise
     except Exception:
-        pass  # Metadata that cannot be parsed turns nothing: viewers show such an image as it lies.
+        pass  # Pillow turns the pixels, then rewrites the metadata and fails at odd ones; none are kept anyway.
+    rgb = _to_rgb(image)
+    rgb.info.clear()  # Or an orientation could be applied a second time.
+    return rgb
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey_to_rgb(image)
     if not image.has_transparency_data:

@@ -7,6 +7,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from clf.files import replace_text
 from clf.statistics import Proportion
 
 
@@ -20,6 +21,8 @@ def best_epoch(metrics_csv: Path, *, monitor: str, mode: str) -> dict[str, float
     Returns:
         The row's numbers; empty where no epoch has the column.
     """
+    if not metrics_csv.is_file():
+        return {}
     with metrics_csv.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if not isnan(float(row.get(monitor) or "nan"))]
     sign = 1 if mode == "max" else -1
@@ -50,9 +53,7 @@ def describe(summary: Mapping[str, Any]) -> str:
 def record(path: Path, values: Mapping[str, Any]) -> None:
     """Update top-level entries of a JSON file, in one step; other entries stay."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps({**known, **values}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, json.dumps({**known, **values}, indent=2, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

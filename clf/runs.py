@@ -84,6 +84,7 @@ def reserve(name: str) -> Run:
 
 def publish(run: Run) -> None:
     """Point ``runs/latest`` at a run, atomically."""
+    RUNS.mkdir(exist_ok=True)
     temporary = RUNS / f".latest-{os.getpid()}"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve())

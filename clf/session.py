@@ -13,6 +13,7 @@ import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from clf import logs, results, runs
+from clf.errors import UserError
 from clf.invocation import Invocation
 from clf.runs import Run
 
@@ -44,9 +45,17 @@ class Session:
                 self.run = self._reserved = runs.reserve(self.invocation.name)
                 os.environ[_RANK_ZERO_RUN] = str(self.run.path)
             else:
-                self.run = Run(Path(os.environ[_RANK_ZERO_RUN]))
+                self.run = Run(Path(self._directory_of_rank_zero()))
         logs.also_to(self.run.path / "log.txt")
         return self.run
+
+    def _directory_of_rank_zero(self) -> str:
+        if _RANK_ZERO_RUN not in os.environ:
+            raise UserError(
+                "processes that torchrun or SLURM started cannot agree on a new run directory yet; start clf once "
+                "and let trainer.devices make the processes"
+            )
+        return os.environ[_RANK_ZERO_RUN]
 
     def close(self) -> None:
         """Remove a directory that was reserved for a run that never began."""
@@ -75,7 +84,7 @@ class Session:
         """Tell whether a resumed run has nothing left to do under a configuration."""
         if not self.resumes or self.run is None:
             return False
-        if "finished" not in results.read(self.run.path / "metrics.json"):
+        if not results.read(self.run.path / "metrics.json").get("finished"):
             return False
         changed = {key for key, *_ in self.differences(config)}
         return not any(key.startswith(_ENDS_TRAINING) for key in changed)

@@ -239,28 +239,31 @@ def test_any_size_and_mode_keeps_its_pixels(mode: str, size: tuple[int, int], da
     assert np.abs(decoded - expected).max() <= 1
 
 
-def jpeg_with_corrupt_exif() -> bytes:
-    """Return an image that Pillow reads, with a warning about its metadata."""
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + struct.pack("<HHII", 271, 2, 9999, 5000)
-    return encoded(Image.new("L", (8, 8), 120), "JPEG", exif=exif)
+def jpeg_with_odd_exif(*tags: tuple[int, int, int, int]) -> bytes:
+    """Return an image of 8 x 4 pixels with EXIF entries of (tag, type, count, value or offset)."""
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return encoded(Image.new("L", (8, 4), 120), "JPEG", exif=exif)
 
 
 def test_warnings_about_metadata_do_not_leak_and_do_not_refuse_the_image() -> None:
-    source = jpeg_with_corrupt_exif()
+    source = jpeg_with_odd_exif((271, 2, 9999, 5000))
     with pytest.raises(UserWarning, match="tag 271"):  # Here, a warning is an error.
         Image.open(io.BytesIO(source)).getexif()
     assert pixel(source) == (120, 120, 120)
 
 
-def test_metadata_that_nobody_can_parse_does_not_refuse_the_image() -> None:
-    source = encoded(Image.new("L", (8, 8), 120), "JPEG", exif=b"Exif\0\0nonsense")
-    with pytest.raises(SyntaxError):
-        Image.open(io.BytesIO(source)).getexif()
-    assert pixel(source) == (120, 120, 120)
+def test_metadata_that_pillow_chokes_on_does_not_refuse_the_image_or_leave_it_lying() -> None:
+    source = jpeg_with_odd_exif((274, 3, 1, 6), (282, 6, 2, 2**32 - 1))
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(Image.open(io.BytesIO(source)))
+    image = decode(source)
+    assert image.size == (4, 8)
+    assert ImageOps.exif_transpose(image).size == (4, 8), "would be turned a second time"
 
 
 def test_threads_decode_at_once_and_leave_the_process_its_warnings() -> None:
-    sources = [jpeg_with_corrupt_exif(), b"broken", png_header(10_000, 10_000)] * 100
+    sources = [jpeg_with_odd_exif((271, 2, 9999, 5000)), b"broken", png_header(10_000, 10_000)] * 100
 
     def mode_of(source: bytes) -> str:
         try:

@@ -157,10 +157,22 @@ def test_evaluation_returns_float32_logits_with_labels_and_index(verb: str, prec
         assert (step["labels"].tolist(), step["index"].tolist()) == (given["labels"].tolist(), given["index"].tolist())
 
 
+class Reshaping(nn.Module):
+    """A network that cannot take a batch of nothing."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(images.reshape(len(images), -1))
+        return logits
+
+
 def test_prediction_needs_no_labels_and_survives_a_batch_without_images(tmp_path: Path) -> None:
     unlabelled = {name: value for name, value in batch(0, 1).items() if name != "labels"}
     empty = {name: value[:0] for name, value in unlabelled.items()}
-    steps: Any = trainer(tmp_path).predict(tiny(), Loader([unlabelled, empty]))
+    steps: Any = trainer(tmp_path).predict(tiny(network=Reshaping), Loader([unlabelled, empty]))
     assert [step.keys() for step in steps] == [{"logits", "index"}] * 2
     assert [(step["logits"].shape, step["logits"].dtype) for step in steps] == [((n, 3), torch.float32) for n in (2, 0)]
 
@@ -168,8 +180,8 @@ def test_prediction_needs_no_labels_and_survives_a_batch_without_images(tmp_path
 def test_a_process_that_has_no_image_left_to_score_changes_no_number(tmp_path: Path) -> None:
     empty = {name: value[:0] for name, value in VAL[0].items()}
     for verb in ("validate", "test"):
-        [expected] = getattr(trainer(tmp_path), verb)(tiny(), Loader(VAL), verbose=False)
-        [found] = getattr(trainer(tmp_path), verb)(tiny(), Loader([*VAL, empty]), verbose=False)
+        [expected] = getattr(trainer(tmp_path), verb)(tiny(network=Reshaping), Loader(VAL), verbose=False)
+        [found] = getattr(trainer(tmp_path), verb)(tiny(network=Reshaping), Loader([*VAL, empty]), verbose=False)
         assert found == expected
 
 

@@ -68,6 +68,11 @@ class EMA(WeightAveraging):
             # The counter is read at each step; on a GPU that would wait for the step to finish.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the model to its device: it was copied before it moved there."""
+        self._average.module.to(pl_module.device)
+
     @property
     def _average(self) -> AveragedModel:
         assert self._average_model is not None, "there is an average only in fit"

@@ -1,19 +1,21 @@
 """What a run leaves for people: its configuration, circumstances and labels, and the link to the latest run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clf import runs
+from clf import results, runs
 from clf.environment import environment
+from clf.files import replace_text
 from clf.runs import Run
 
 
 class RunFiles(Callback):
-    """Writes ``config.yaml``, ``environment.json`` and ``labels_mapping.json`` once training is set up.
+    """Writes ``config.yaml``, ``environment.json`` and ``labels_mapping.json`` once training starts.
 
     Loggers get the configuration, too.
 
@@ -28,15 +30,19 @@ class RunFiles(Callback):
         self.config = config
         self.facts = facts
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the files and point ``runs/latest`` here; what an earlier command wrote is kept under a number."""
-        if stage != "fit" or not trainer.is_global_zero:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the files and point ``runs/latest`` here; what an earlier command wrote is kept under a number.
+
+        Not earlier: a resumed run that is refused must find its configuration as it was.
+        """
+        if not trainer.is_global_zero:
             return
+        results.record(self.run.path / "metrics.json", {"finished": None})
         keep_and_write(self.run.config, self.config)
         keep_and_write(self.run.path / "environment.json", _json({**environment(), **self.facts}))
         classifier = cast(Any, pl_module)
         mapping = labels_mapping(classifier.classes, classifier.preprocessing.to_dict())
-        (self.run.path / "labels_mapping.json").write_text(_json(mapping), encoding="utf-8")
+        replace_text(self.run.path / "labels_mapping.json", _json(mapping))
         runs.publish(self.run)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.config))
@@ -64,8 +70,8 @@ def keep_and_write(path: Path, text: str) -> None:
         number = 1
         while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
             number += 1
-        path.replace(kept)
-    path.write_text(text, encoding="utf-8")
+        shutil.copyfile(path, kept)
+    replace_text(path, text)
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -79,7 +79,9 @@ def _in_manifest(file: str, *, classes: Collection[str], label_key: str | None) 
         if key is None:
             names = " or ".join(PATH_COLUMNS)
             raise UserError(f"{place}: no column for the path (it has {', '.join(row)}); call it {names}")
-        image = join(place, row_image(row, place=place, key=key))
+        image = row_image(row, place=place, key=key)
+        # What `clf predict` wrote counts from the working folder, as what it was asked to predict on did.
+        image = image if "confidence" in row else join(place, image)
         samples.append(Sample(image, _label(row, label_key, place=place), NO_METADATA))
     if not samples:
         raise UserError(f"data.predict={file!r} lists no images; it needs a row for each")

@@ -1,0 +1,138 @@
+"""Runs that are extended, dry-run, refused or started from: nothing of a run is lost or mixed up."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_cli import FIT, folder, table, weights
+
+from clf.main import main
+
+__all__ = ["folder"]
+
+
+def snapshot(run: str) -> dict[str, bytes]:
+    files = (path for path in Path(run).rglob("*") if path.is_file() and path.name != "log.txt")
+    return {str(path): path.read_bytes() for path in files}
+
+
+def metrics(run: str = "runs/latest") -> Any:
+    return json.loads(Path(run, "metrics.json").read_text())
+
+
+def test_an_extended_run_that_is_interrupted_goes_on(folder: Path) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    stop = '{"class_path": "stopper.Stop", "init_args": {"step": 9}}'
+    extended = ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3", "--callbacks.stop", stop]
+    assert main(extended) == 143
+    assert not metrics()["finished"]
+    assert main(["fit", "--ckpt_path", "last", "--callbacks.stop", "null"]) == 0
+    assert len(table("runs/latest/metrics.csv")) == 3
+    assert metrics()["finished"]["epochs"] == 3
+
+
+def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "2"]) == 0
+    before = snapshot("runs/tiny/001")
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "1"]) == 2
+    assert snapshot("runs/tiny/001") == before
+
+
+def test_a_dry_run_of_a_continuation_leaves_the_run_as_it_was(folder: Path) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    before = snapshot("runs/tiny/001")
+    main(["fit", "--ckpt_path", "last", "--trainer.fast_dev_run", "true"])
+    assert snapshot("runs/tiny/001") == before
+
+
+def test_another_experiment_may_start_from_a_run_s_checkpoint_without_touching_the_run(folder: Path) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    before = snapshot("runs/tiny/001")
+    start = ["--name", "longer", "--ckpt_path", "runs/tiny/001/checkpoints/last.ckpt", "--trainer.max_epochs", "2"]
+    assert main([*FIT, *start]) == 0
+    assert snapshot("runs/tiny/001") == before
+    assert Path("runs/longer/001/checkpoints/last.ckpt").is_file()
+
+
+def test_a_run_directory_that_was_copied_elsewhere_goes_on_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    shutil.copytree("runs/tiny/001", tmp_path / "kept" / "run")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    words = ["--trainer.max_epochs", "2", "--data.root", str(folder / "images")]
+    assert main(["fit", "--ckpt_path", str(tmp_path / "kept/run/checkpoints/last.ckpt"), *words]) == 0
+    assert len(table(str(tmp_path / "kept/run/metrics.csv"))) == 2
+    assert Path("runs/latest").resolve() == tmp_path / "kept" / "run"
+
+
+def test_n_counts_the_images_that_were_scored(folder: Path) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]) == 0
+    assert metrics()["val"]["n"] == 4
+    assert main(["test", "--trainer.limit_test_batches", "2"]) == 0
+    assert metrics()["test"]["n"] == 8
+
+
+def test_the_final_numbers_are_those_of_the_best_checkpoint(folder: Path) -> None:
+    assert main([*FIT, "--callbacks.checkpoint.every_n_epochs", "2"]) == 0
+    assert metrics()["val"]["epoch"] == 1  # the only epoch that was considered
+    rows = table("runs/latest/metrics.csv")
+    assert metrics()["val"]["loss"] == pytest.approx(float(rows[1]["val/loss"]))
+
+
+def test_callbacks_of_ones_own_under_trainer_watch_training_only(folder: Path) -> None:
+    (folder / "own.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "config": "tiny.yaml",
+                "trainer": {
+                    "max_epochs": 1,
+                    "callbacks": [
+                        {
+                            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                            "init_args": {"dirpath": "own", "every_n_train_steps": 2},
+                        }
+                    ],
+                },
+            }
+        )
+    )
+    assert main(["fit", "--config", "own.yaml", *FIT[3:]]) == 0
+    assert list(Path("own").glob("*.ckpt"))
+    assert main(["test"]) == 0
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_the_seed_is_a_number(value: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FIT, "--seed_everything", value]) == 2
+    assert f"seed_everything={value} must be a number" in capsys.readouterr().err
+
+
+def test_a_table_of_predictions_can_be_predicted_on_again(folder: Path) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    assert main(["predict"]) == 0
+    first = table("runs/latest/predictions/predict.csv")
+    assert main(["predict", "--data.predict", "runs/latest/predictions/predict.csv", "--output", "again.csv"]) == 0
+    assert table("again.csv") == first
+
+
+def test_a_checkpoint_of_a_network_of_ones_own_asks_for_its_config(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mine.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Sequential):\n"
+        "    def __init__(self, num_classes: int) -> None:\n"
+        "        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, num_classes))\n"
+    )
+    own = {"config": "tiny.yaml", "model": {"network": {"class_path": "mine.Net"}, "drop_rate": 0.0}}
+    (folder / "own.yaml").write_text(yaml.safe_dump(own))
+    assert main(["fit", "--config", "own.yaml", *FIT[3:], "--trainer.max_epochs", "1"]) == 0
+    shutil.copy("runs/latest/checkpoints/best.ckpt", "model.ckpt")
+    capsys.readouterr()
+    assert main(["predict", "--ckpt_path", "model.ckpt", "--data.predict", "images"]) == 2
+    assert "a network of your own, mine.Net" in capsys.readouterr().err
+    assert weights("own/001")
