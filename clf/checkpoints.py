@@ -54,10 +54,14 @@ def read_facts(path: Path) -> Facts:
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Read the epoch of a checkpoint and what had been measured when it was written; empty if it holds weights only."""
+    """Read what was measured with the weights of a kept epoch, and which one that was; empty if it holds no more."""
     checkpoint = _load(path)
     metrics = checkpoint.get("callback_metrics")
-    return {name: float(value) for name, value in metrics.items()} | {"epoch": checkpoint["epoch"]} if metrics else {}
+    return (
+        {name: float(value) for name, value in metrics.items()} | {"epoch": checkpoint["judged_epoch"]}
+        if metrics
+        else {}
+    )
 
 
 def _load(path: Path) -> Any:

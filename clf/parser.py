@@ -84,7 +84,8 @@ class Parser(LightningArgumentParser):
         try:
             return super().instantiate(*args, **kwargs)
         except ValueError as error:
-            raise _said_by_class(error) from error
+            _raise_what_a_class_said(error)
+            raise
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what jsonargparse says as one line."""
@@ -109,15 +110,15 @@ def _shorten_list(found: re.Match[str]) -> str:
     return "\n".join(["known subclasses:", *(f"{'':24}{name}" for name in names[:_MOST_CLASSES]), f"{'':24}…)"])
 
 
-def _said_by_class(error: ValueError) -> Exception:
-    """Find what a class said when its construction failed, below what jsonargparse says of the union it stands in."""
+def _raise_what_a_class_said(error: ValueError) -> None:
+    """Raise what a class said when its construction failed, if this is what jsonargparse made of it."""
     if not str(error).startswith("Does not validate"):
-        return error
-    for cause in _causes(error):
-        if isinstance(cause, Exception) and not re.match(_OWN_WORDS, str(cause)):
-            return cause
-    said = re.search(rf"^ +- (?!{_OWN_WORDS})(.*)$", str(error), re.MULTILINE)
-    return UserError(said[1]) if said else error
+        return
+    for cause in _causes(error.__cause__):
+        if not re.match(_OWN_WORDS, str(cause)):
+            raise cause from None
+    if said := re.search(rf"^ +- (?!{_OWN_WORDS})(.*)$", str(error), re.MULTILINE):
+        raise UserError(said[1]) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -117,8 +117,8 @@ def test_the_schedule_ends_where_max_steps_ends_the_run(tmp_path: Path) -> None:
 def test_accumulated_batches_are_one_step_of_the_schedule(tmp_path: Path) -> None:
     # Three batches by twos are two steps an epoch.
     yaml = "lr_scheduler: {class_path: clf.optim.WarmupCosine, init_args: {warmup_epochs: 1}}"
-    expected = [1e-3 * factor for factor in warmup_cosine(steps=8, warmup=2)]
-    assert rates_of(tmp_path, yaml, max_epochs=4, accumulate_grad_batches=2) == pytest.approx(expected)
+    expected = [1e-3 * factor for factor in warmup_cosine(steps=16, warmup=2)]
+    assert rates_of(tmp_path, yaml, max_epochs=8, accumulate_grad_batches=2) == pytest.approx(expected)
 
 
 def test_the_schedule_can_step_by_epochs(tmp_path: Path) -> None:

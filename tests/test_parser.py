@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import touch
 
 from clf.errors import UserError
 from clf.main import main
@@ -241,6 +242,25 @@ def test_lightning_s_own_callbacks_can_be_saved_and_read_again(
     config = resolved(words, capfd)
     assert config["callbacks"][name]["init_args"][argument] == value
     assert resolved("", capfd, text=yaml.safe_dump(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--callbacks.checkpoint.save_top_k 0", "callbacks.checkpoint.save_top_k=0 keeps no best epoch"),
+        ("--model.loss.label_smoothing 7", "label_smoothing=7.0 must be in [0, 1)"),
+        (
+            '--data.augment [{"class_path":"torchvision.transforms.v2.GaussianBlur","init_args":{"kernel_size":4}}]',
+            "Kernel size value should be an odd and positive number.",
+        ),
+    ],
+)
+def test_what_a_class_says_of_its_arguments_is_passed_on(
+    workdir: Path, capfd: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    text = "model: {arch: test_resnet, pretrained: false}\ndata.root: images\n"
+    touch(Path("images"), *(f"{split}/{name}/0.png" for split in ("train", "valid") for name in ("cat", "dog")))
+    assert refusal(words, capfd, text=text).startswith(message)
 
 
 def test_a_message_of_another_shape_is_one_line_all_the_same() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import VAL, Loader, fit, tiny
-from toy import trainer
+from toy import Rows, trainer
 
 from clf import runs
 from clf.callbacks.run_files import RunFiles, keep_and_write
@@ -20,14 +20,12 @@ from clf.runs import Run
 FACTS = {"run_id": "1a2b", "seed": 42, "weights": "random", "data": {"description": "3 images", "fingerprint": "ab12"}}
 
 
-def start(
-    run: Run, config: str = "seed_everything: 42\n", *, command: str = "fit", facts: dict[str, Any] = FACTS
-) -> None:
+def start(run: Run, config: str = "seed_everything: 42\n", *, command: str = "fit", logger: Any = False) -> None:
     """Train with the files of a run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["/usr/bin/clf", *command.split()])
         classifier = tiny(crop_mode="squash", crop_pct=1.0)
-        fit(run.path, classifier, RunFiles(run, config=config, facts=facts), max_epochs=1)
+        fit(run.path, classifier, RunFiles(run, config=config, facts=FACTS), max_epochs=1, logger=logger)
 
 
 def read(path: Path) -> Any:
@@ -42,7 +40,7 @@ def test_a_fit_leaves_its_configuration_as_it_is(workdir: Path) -> None:
     run = runs.reserve("exp")
     start(run, "# resolved\nmodel: {arch: größer}\n")
     assert run.config.read_text(encoding="utf-8") == "# resolved\nmodel: {arch: größer}\n"
-    assert names(run) == ["config.yaml", "environment.json", "labels_mapping.json"]
+    assert names(run) == ["config.yaml", "environment.json", "labels_mapping.json", "metrics.json"]
 
 
 def test_the_labels_mapping_says_what_logits_mean_and_what_the_network_is_fed_with(workdir: Path) -> None:
@@ -103,6 +101,30 @@ def test_the_environment_names_the_commit_and_whether_it_has_changes(
         found.append(read(run.path / "environment.json")["git"])
     commit = git("rev-parse", "HEAD")
     assert found == [None, {"commit": commit, "dirty": False}, {"commit": commit, "dirty": True}]
+
+
+class Hyperparameters(Rows):
+    """Keeps what a tracker is told about the run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        self.told += args
+
+
+def test_trackers_get_the_whole_configuration(workdir: Path) -> None:
+    logger = Hyperparameters()
+    start(runs.reserve("exp"), "model: {arch: resnet18, mean: [0.5, 0.5, 0.5]}\n", logger=logger)
+    assert logger.told == [{"model": {"arch": "resnet18", "mean": [0.5, 0.5, 0.5]}}]
+
+
+def test_a_run_that_goes_on_is_not_finished_any_more_and_keeps_its_numbers(workdir: Path) -> None:
+    run = runs.reserve("exp")
+    (run.path / "metrics.json").write_text('{"finished": {"epochs": 3}, "val": {"n": 240}}')
+    start(run)
+    assert read(run.path / "metrics.json") == {"finished": None, "val": {"n": 240}}
 
 
 def test_latest_is_the_run_that_was_started_last(workdir: Path) -> None:
