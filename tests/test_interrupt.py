@@ -252,14 +252,15 @@ def test_without_checkpoints_the_run_ends_all_the_same(tmp_path: Path) -> None:
 
 
 def test_an_error_gives_the_handlers_back(tmp_path: Path) -> None:
+    interrupt = Interrupt()
+
     class Fail(Callback):
         def on_train_batch_end(self, *_: Any) -> None:
-            assert signal.getsignal(signal.SIGTERM).__self__ in callbacks  # type: ignore[union-attr]
+            assert signal.getsignal(signal.SIGTERM).__self__ is interrupt  # type: ignore[union-attr]
             raise RuntimeError("stop")
 
-    callbacks = [Interrupt(), Fail()]
     with pytest.raises(RuntimeError, match="stop"):
-        trainer(tmp_path, *callbacks, enable_checkpointing=False).fit(Toy())
+        trainer(tmp_path, interrupt, Fail(), enable_checkpointing=False).fit(Toy())
 
 
 def test_training_in_a_thread_works_without_handlers(tmp_path: Path) -> None:

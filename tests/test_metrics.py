@@ -1,11 +1,14 @@
 """Metrics against counts by hand and loops in numpy; torchmetrics is what is tested, so it is not the reference."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from clf.metrics import EvaluationMetrics, TrainingMetrics
 
@@ -178,3 +181,25 @@ def test_training_metrics_go_on_from_a_checkpoint_s_totals() -> None:
     train(resumed, 2)
     assert resumed.compute() == whole.compute()
     assert cut.totals()["images"] == 9  # asking changes nothing
+
+
+def score_a_share(rank: int, folder: Path) -> None:
+    """Score every other image in one of two processes, with a cut in the middle of training; write what comes out."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    logits, labels = (tensor[rank::2] for tensor in noise(21, 6, seed=5))
+    evaluation, cut, resumed = EvaluationMetrics(6, "val"), TrainingMetrics(), TrainingMetrics()
+    evaluation.update(torch.tensor(float(rank)), logits, labels)
+    cut.update(torch.tensor(float(rank)), logits[:5], labels[:5])
+    totals = cut.totals()
+    resumed.resume(totals if rank == 0 else dict.fromkeys(totals, 0.0))
+    resumed.update(torch.tensor(float(rank)), logits[5:], labels[5:])
+    numbers = {name: float(value) for name, value in {**evaluation.compute(), **resumed.compute()}.items()}
+    (folder / f"{rank}.json").write_text(json.dumps(numbers))
+
+
+def test_two_processes_report_the_numbers_of_one(tmp_path: Path) -> None:
+    spawn(score_a_share, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    expected = {f"val/{name}": value for name, value in reference(*noise(21, 6, seed=5)).items()}
+    expected |= {"val/loss": 10 / 21, "train/loss": 10 / 21, "train/acc_top1": expected["val/acc_top1"]}
+    assert one == other == pytest.approx(expected, rel=1e-4)

@@ -58,20 +58,19 @@ class Interrupt(Callback):
 
     def __init__(self) -> None:
         self._signum: int | None = None
-        self._before: dict[signal.Signals, Any] = {}
         self._saver: Saver | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Lightning sets its own handlers after this hook; in the end it puts these back, and so do we.
         self._signum = None
         self._saver = next((one for one in trainer.checkpoint_callbacks if isinstance(one, Saver)), None)
-        if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
     def _listen(self, trainer: Trainer) -> None:
-        for signum in self._before:
-            signal.signal(signum, self._note)
+        # Not in `setup`: Lightning would call us from its own handlers, which talk to other processes. When the verb
+        # ends, it puts back what was there before both.
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                signal.signal(signum, self._note)
         if trainer.received_sigterm:  # before we listened
             self._signum = signal.SIGTERM
             trainer._signal_connector.received_sigterm = False
@@ -82,12 +81,6 @@ class Interrupt(Callback):
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
         self._signum = signum
-
-    def _stop_listening(self) -> None:
-        for signum, handler in self._before.items():
-            if handler is not None:  # set from C; there is no way to put it back
-                signal.signal(signum, handler)
-        self._before = {}
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,13 +130,8 @@ class Interrupt(Callback):
         self._leave()
 
     @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop_listening()
-
-    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave late, when the signal came after the last batch: all is saved, and whatever follows is not wanted."""
-        self._stop_listening()
         last = self._saver.last_model_path if self._saver and stage == "fit" else ""
         self._leave(Path(last) if last else None)
 
