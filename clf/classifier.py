@@ -159,9 +159,9 @@ class Classifier(LightningModule):
         return logits
 
     def on_train_start(self) -> None:
-        """Hold a resumed optimizer to the configuration: it came back with the rates and decay of the checkpoint.
+        """Put the planned schedule in force, and hold a resumed optimizer to the configuration.
 
-        Not with a schedule of torch's, which comes back with rates of its own and goes on with those.
+        It came back with the checkpoint's rates and decay; so did a schedule of torch's, which goes on with those.
         """
         scheduler = self.lr_schedulers()
         if not isinstance(scheduler, WarmupCosine | None):

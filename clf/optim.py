@@ -61,7 +61,7 @@ class WarmupCosine(LRScheduler):
         super().__init__(optimizer)
 
     def plan(self, total_steps: int, steps_per_epoch: int) -> None:
-        """Fit the schedule to a run.
+        """Fit the schedule to a run; `apply` puts it in force.
 
         Args:
             total_steps: Optimizer steps of the whole run.
@@ -69,7 +69,6 @@ class WarmupCosine(LRScheduler):
         """
         self.total_steps = max(1, total_steps)
         self.warmup_steps = min(round(self.warmup_epochs * steps_per_epoch), self.total_steps // 4)
-        self.apply()
 
     def apply(self) -> None:
         """Give the optimizer the rates of the current step."""

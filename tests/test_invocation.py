@@ -77,6 +77,15 @@ def test_a_checkpoint_outside_of_any_run_stands_alone(history: Path) -> None:
     assert found(with_run) == ("runs/exp/001", "elsewhere/model.ckpt")
 
 
+def test_another_experiment_that_starts_from_a_run_s_checkpoint_is_a_run_of_its_own(history: Path) -> None:
+    Path("longer.yaml").touch()
+    file = "runs/exp/001/checkpoints/best.ckpt"
+    assert found(f"fit --config longer.yaml --ckpt_path {file}") == (None, file)
+    assert found(f"fit --config exp.yaml --name longer --ckpt_path {file}") == (None, file)
+    assert found(f"fit --config exp.yaml --ckpt_path {file}") == ("runs/exp/001", file)
+    assert found(f"test --config longer.yaml --ckpt_path {file}") == ("runs/exp/001", file)
+
+
 def test_auto_starts_while_nothing_was_saved_and_continues_from_then_on(workdir: Path) -> None:
     Path("exp.yaml").touch()
     command = "fit --config exp.yaml --ckpt_path auto"
@@ -90,6 +99,8 @@ def test_auto_starts_while_nothing_was_saved_and_continues_from_then_on(workdir:
 def test_a_config_may_say_which_checkpoint_and_which_name(history: Path) -> None:
     Path("again.yaml").write_text("ckpt_path: last\nname: exp\n")
     assert found("fit --config again.yaml") == (NEWEST, f"{NEWEST}/checkpoints/last.ckpt")
+    Path("that.yaml").write_text("run: runs/exp/001\nckpt_path: best\n")
+    assert found("fit --config that.yaml") == ("runs/exp/001", "runs/exp/001/checkpoints/best.ckpt")
     assert found("fit --config again.yaml --ckpt_path best --name other") == (LATEST, f"{LATEST}/checkpoints/best.ckpt")
 
 

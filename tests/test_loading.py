@@ -247,6 +247,7 @@ from clf.data.loading import Images, Loader, LoaderSettings, eval_tensor
 from clf.data.sampling import eval_batches
 from clf.preprocess import Preprocessing
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 name, *paths = sys.argv[1:]
 pixels = partial(eval_tensor, preprocessing=Preprocessing(size=(8, 8)))
 images = Images(paths, labels=None, pixels=pixels, size=(8, 8), with_index=True)
@@ -275,5 +276,9 @@ def test_signal_to_all_processes_leaves_the_workers_to_finish(paths: list[str], 
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, getattr(signal, name))
-        out, err = process.communicate(timeout=25)  # less than the workers would take if nobody ended them
+        try:
+            out, err = process.communicate(timeout=25)  # less than the workers would take if nobody ended them
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     assert (out, err, process.returncode) == (f"{2 * COUNT}\n", "", 0)

@@ -43,6 +43,13 @@ def test_an_epoch_that_diverged_first_is_not_the_best_for_ever(tmp_path: Path) -
 
 def test_where_nothing_was_scored_there_is_no_best_epoch(metrics: Path) -> None:
     assert results.best_epoch(metrics, monitor="val/auroc", mode="max") == {}
+    assert results.best_epoch(metrics.with_name("gone.csv"), monitor="val/loss", mode="min") == {}
+
+
+def test_what_the_best_epoch_did_not_measure_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,train/loss,val/loss\n0,,0.5\n")
+    best = results.best_epoch(tmp_path / "metrics.csv", monitor="val/loss", mode="min")
+    assert best == {"epoch": 0, "val/loss": 0.5}
 
 
 def test_a_summary_has_the_numbers_of_its_split_with_n_and_interval() -> None:

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from clf import results, runs
 from clf.config import compose
+from clf.errors import UserError
 from clf.invocation import Invocation
 from clf.logs import logging_to_terminal
 from clf.runs import Run
@@ -88,6 +89,15 @@ def test_every_process_of_a_fit_finds_the_directory_of_the_first(
     assert run.path.exists()
     first.close()
     assert not [name for name in os.environ if name.startswith("CLF_RUN")]
+
+
+def test_a_process_that_cannot_know_the_directory_says_what_to_do(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    with pytest.raises(UserError, match=r"start clf once and let trainer\.devices make the processes"):
+        opened(session())
+    assert not Path("runs").exists()
 
 
 def test_predictions_of_a_checkpoint_without_a_run_go_to_the_working_folder(workdir: Path) -> None:
