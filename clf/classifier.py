@@ -26,6 +26,8 @@ Batch = dict[str, Any]
 
 OWN_NETWORK_CFG = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
 """What a network of the user's own is fed with unless the configuration says otherwise."""
+PER_STEP = (WarmupCosine, torch_schedulers.OneCycleLR, torch_schedulers.CyclicLR)
+"""Schedules whose lengths count optimizer steps."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -54,7 +56,8 @@ class Classifier(LightningModule):
         class_weights: ``inverse`` weighs the loss by inverse class frequency, normalised to sum to C.
         optimizer: Optimizer; biases and norms are not decayed.
         lr_scheduler: Learning-rate schedule, or null for a constant rate.
-        lr_scheduler_interval: Step the schedule per optimizer ``step`` or per ``epoch``.
+        lr_scheduler_interval: Step the schedule per optimizer ``step`` or per ``epoch``; ``auto`` is per step for
+            WarmupCosine, OneCycleLR and CyclicLR and per epoch for all others.
         channels_last: Keep images as NHWC in memory: faster on CPUs and on GPUs with tensor cores.
         compile: Compile the network with ``torch.compile``; the first steps take longer.
         seed: Seed of dropout and other randomness inside a training step.
@@ -80,7 +83,7 @@ class Classifier(LightningModule):
         class_weights: ClassWeights = "none",
         optimizer: OptimizerCallable = AdamW,
         lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
-        lr_scheduler_interval: Literal["step", "epoch"] = "step",
+        lr_scheduler_interval: Literal["auto", "step", "epoch"] = "auto",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002 - the field's word, and a YAML key
         seed: int = 42,
@@ -240,11 +243,19 @@ class Classifier(LightningModule):
 
         A loss may have parameters, too.
         """
-        optimizer = self.optimizer(parameter_groups(self))
-        if self.lr_scheduler is None:
+        try:
+            optimizer = self.optimizer(parameter_groups(self))
+            scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+        except UserError:
+            raise
+        except ValueError as error:  # what torch says about a rate or a length that cannot be
+            raise UserError(f"model.optimizer or model.lr_scheduler: {error}") from error
+        if scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        interval = self.lr_scheduler_interval
+        if interval == "auto":
+            interval = "step" if isinstance(scheduler, PER_STEP) else "epoch"
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
         if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
             if not isinstance(scheduler, ReduceLROnPlateau):
                 raise UserError(
@@ -253,19 +264,19 @@ class Classifier(LightningModule):
                 )
             config |= {"monitor": scheduler.monitor, "interval": "epoch"}
         if isinstance(scheduler, WarmupCosine):
-            self._plan(scheduler)
+            self._plan(scheduler, per_epoch=interval == "epoch")
         return {"optimizer": optimizer, "lr_scheduler": config}
 
-    def _plan(self, scheduler: WarmupCosine) -> None:
+    def _plan(self, scheduler: WarmupCosine, *, per_epoch: bool) -> None:
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == math.inf:
             raise UserError("WarmupCosine needs to know the run's length; set trainer.max_epochs or trainer.max_steps")
         self.trainer.fit_loop.setup_data()  # not done above where max_steps alone ends the run
-        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        if self.lr_scheduler_interval == "epoch":
-            scheduler.plan(total_steps=math.ceil(total_steps / per_epoch), steps_per_epoch=1)
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        if per_epoch:
+            scheduler.plan(total_steps=math.ceil(total_steps / steps), steps_per_epoch=1)
         else:
-            scheduler.plan(total_steps=int(total_steps), steps_per_epoch=per_epoch)
+            scheduler.plan(total_steps=int(total_steps), steps_per_epoch=steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this classifier, and the metrics of the epoch so far, as primitives."""

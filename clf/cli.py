@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -24,7 +24,7 @@ from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.run_files import RunFiles
-from clf.checkpoints import describe_mismatch, read_metrics
+from clf.checkpoints import describe_mismatch
 from clf.classifier import Classifier
 from clf.config import CALLBACKS
 from clf.data.datamodule import ImageData
@@ -34,8 +34,7 @@ from clf.errors import UserError
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
 from clf.parser import Parser
-from clf.runs import Run
-from clf.session import Session, fill_placeholders
+from clf.session import Session, conclude_fit, fill_placeholders
 
 log = logging.getLogger("clf")
 
@@ -112,8 +111,7 @@ class CLI(LightningCLI):
             parser_kwargs={"prog": "clf", self.verb: {"dump_header": composed.describe_origins()}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            # As JSON: YAML would read a quoted "1e-3" as a number the second time.
-            args=[self.verb, "--config", json.dumps(composed.config), *self.invocation.flags],
+            args=[self.verb, "--config", composed.as_text(), *self.invocation.flags],
         )
 
     # ------------------------------------------------------------------ which keys there are
@@ -170,6 +168,12 @@ class CLI(LightningCLI):
         else:
             config.trainer.logger = False
             output = config.pop("output", None)
+            if (
+                output is not None
+                and config.data.predict
+                and Path(output).resolve() == Path(config.data.predict).resolve()
+            ):
+                raise UserError(f"output={output!r} is the manifest that is predicted on; give another file")
             if output is not None and config.callbacks.predictions is not None:
                 config.callbacks.predictions.init_args.output = output
         if self.invocation.checkpoint is not None:
@@ -206,9 +210,11 @@ class CLI(LightningCLI):
         config = {**self._get(self.config_init, "trainer").as_dict(), **kwargs}
         self._check_checkpoint()
         self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
+        if config["limit_train_batches"] == 0:
+            raise UserError("trainer.limit_train_batches=0 leaves nothing to train on; use clf validate to score only")
         config["precision"] = _available_precision(config["precision"], accelerator=str(config["accelerator"]))
         self._introduce(config)
-        self.callbacks = self._attach(fast_dev_run=bool(config["fast_dev_run"]))
+        self.callbacks = self._attach(config)
         own = (config["callbacks"] or []) if self.verb == "fit" else []  # the others' work is watching training
         callbacks = [*own, *self.callbacks.values(), *self._run_files()]
         return Trainer(
@@ -250,13 +256,17 @@ class CLI(LightningCLI):
         if self.verb != "predict":
             log.info("data: %s", self.datamodule.describe())
 
-    def _attach(self, *, fast_dev_run: bool) -> dict[str, Callback]:
+    def _attach(self, trainer: dict[str, Any]) -> dict[str, Callback]:
         """Choose the callbacks of this verb and tell them where to write."""
         configured = self._get(self.config_init, "callbacks").as_dict()
         callbacks = {name: callback for name, callback in configured.items() if callback is not None}
         if self.verb != "fit":
             callbacks = {name: callbacks[name] for name in EVALUATION_CALLBACKS if name in callbacks}
-        if fast_dev_run:
+        stopper: Any = callbacks.get("early_stopping")
+        if trainer["limit_val_batches"] == 0 and stopper and stopper.monitor.startswith("val/"):
+            log.warning("callbacks.early_stopping is off: without validation there is no %s", stopper.monitor)
+            del callbacks["early_stopping"]
+        if trainer["fast_dev_run"]:
             return {name: callback for name, callback in callbacks.items() if name not in WRITING_CALLBACKS}
         if self.verb == "fit" and self.session.run and isinstance(callbacks.get("checkpoint"), Checkpoint):
             callbacks["checkpoint"].dirpath = callbacks["checkpoint"].dirpath or str(self.session.run.checkpoints)
@@ -329,30 +339,6 @@ class CLI(LightningCLI):
         if writer.errors:
             log.error("%d of %d images have no prediction; see the column error", writer.errors, writer.rows)
             self.exit_code = 1
-
-
-def conclude_fit(run: Run, trainer: Trainer, *, images: int) -> None:
-    """Write ``metrics.json`` and say where everything is."""
-    stopped = any(getattr(callback, "stopped_epoch", 0) for callback in trainer.early_stopping_callbacks)
-    reason = "stopped early" if stopped else "stopped" if trainer.should_stop else "max_epochs or max_steps reached"
-    values: dict[str, Any] = {"finished": {"epochs": trainer.current_epoch, "reason": reason}}
-    best = _best_metrics(run, trainer.checkpoint_callback)
-    if images and "val/acc_top1" in best:
-        values["val"] = results.summarise(best, split="val", n=images)
-        log.info("best epoch %d: %s", best["epoch"], results.describe(values["val"]))
-    results.record(run.path / "metrics.json", values)
-    log.info("finished: %s (%s epochs); everything is in %s", reason, trainer.current_epoch, run)
-    log.info("next: clf test | clf predict --data.predict FOLDER | clf fit --ckpt_path last --trainer.max_epochs N")
-
-
-def _best_metrics(run: Run, checkpoint: Any) -> dict[str, float]:
-    """Read what was measured with the weights in ``best.ckpt``."""
-    if not isinstance(checkpoint, ModelCheckpoint) or not checkpoint.monitor:
-        return {}
-    best = run.checkpoints / "best.ckpt"
-    return (read_metrics(best) if best.is_file() else {}) or results.best_epoch(
-        run.path / "metrics.csv", monitor=checkpoint.monitor, mode=checkpoint.mode
-    )
 
 
 def _number(seed: bool | int) -> int:

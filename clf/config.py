@@ -8,6 +8,7 @@ taken from a library. Typing and validation are jsonargparse's job.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,18 @@ class Composed:
         while parts and ".".join(parts) not in self.origins:
             parts.pop()
         return self.origins[".".join(parts)][-1] if parts else ""
+
+    def as_text(self) -> str:
+        """Write the configuration for the parser: as JSON, for YAML would read a quoted "1e-3" as a number again.
+
+        What JSON writes as two escapes, an emoji, is one in YAML.
+        """
+
+        def join(pair: re.Match[str]) -> str:
+            character = json.loads(f'"{pair[0]}"')
+            return f"\\U{ord(character):08x}"
+
+        return re.sub(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}", join, json.dumps(self.config))
 
     def describe_origins(self) -> list[str]:
         """Say for each top-level key which files it came from, e.g. ``data: configs/defaults.yaml, my.yaml``."""

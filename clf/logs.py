@@ -18,6 +18,8 @@ _EXPECTED_WARNINGS = {
     "The dirpath has changed from": "a run directory may be moved; the checkpoint callback follows",
     "Consider setting.*persistent_workers": "the loader settings correct themselves",
     "`isinstance.treespec, LeafSpec.` is deprecated": "a deprecation between torch and Lightning",
+    r"Detected call of `lr_scheduler.step\(\)` before": "with 16-mixed the very first step may be skipped",
+    "TensorFloat32 tensor cores": "a choice of the user's, trainer.precision, and not ours",
     "callbacks used to create the checkpoint need to be provided": "those that watch training have no work here",
     "Precision .* is not supported by the model summary": "the summary's size estimate is not what it is for",
 }

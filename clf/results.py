@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
@@ -53,9 +54,16 @@ def describe(summary: Mapping[str, Any]) -> str:
 def record(path: Path, values: Mapping[str, Any]) -> None:
     """Update top-level entries of a JSON file, in one step; other entries stay."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    replace_text(path, json.dumps({**known, **values}, indent=2, ensure_ascii=False) + "\n")
+    replace_text(path, json.dumps(_finite({**known, **values}), indent=2, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read ``metrics.json``; empty where there is none yet."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _finite(value: Any) -> Any:
+    """Put null where JSON has no word: for NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -93,7 +93,7 @@ def publish(run: Run) -> None:
 
 def names() -> list[str]:
     """List the names under which something was run."""
-    return sorted({config.parent.parent.name for config in RUNS.glob("*/*/config.yaml")} - {"latest"})
+    return sorted({config.parent.parent.name for config in RUNS.glob("*/*/config.yaml")})
 
 
 def newest(name: str) -> Run | None:
@@ -131,7 +131,7 @@ def open_run(path: Path) -> Run:
     """
     if (path / "config.yaml").is_file():
         return Run(_behind_link(path))
-    known = [str(config.parent) for config in RUNS.glob("*/*/config.yaml") if not config.parent.parent.is_symlink()]
+    known = [str(config.parent) for config in RUNS.glob("*/*/config.yaml")]
     reason = "has no config.yaml" if path.is_dir() else "does not exist"
     raise UserError(f"run={str(path)!r} {reason}{did_you_mean(str(path), known)}")
 

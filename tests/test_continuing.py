@@ -136,3 +136,52 @@ def test_a_checkpoint_of_a_network_of_ones_own_asks_for_its_config(
     assert main(["predict", "--ckpt_path", "model.ckpt", "--data.predict", "images"]) == 2
     assert "a network of your own, mine.Net" in capsys.readouterr().err
     assert weights("own/001")
+
+
+def test_names_with_emoji_go_all_the_way(folder: Path) -> None:
+    for split in ("train", "valid", "test"):
+        Path(f"images/{split}/a").rename(f"images/{split}/é'\"🙂")
+    Path("images").rename("🙂 images")
+    assert main([*FIT[:3], "--data.root", "🙂 images", "--trainer.max_epochs", "1"]) == 0
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert main(["test"]) == 0
+    assert "é'\"🙂" in {row["true"] for row in table("runs/latest/predictions/test.csv")}
+
+
+def test_predict_never_writes_over_what_it_is_asked_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    Path("own.jsonl").write_text('{"image": "images/test/a/0.png", "label": "a"}\n')
+    assert main(["predict", "--data.predict", "own.jsonl", "--output", "./own.jsonl"]) == 2
+    assert "give another file" in capsys.readouterr().err
+    assert Path("own.jsonl").read_text() == '{"image": "images/test/a/0.png", "label": "a"}\n'
+
+
+def test_a_schedule_of_torch_is_stepped_per_epoch_unless_told_otherwise(folder: Path) -> None:
+    schedule = ["--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", "1", "--callbacks.ema", "null"]
+    words = [*FIT, *schedule, "--model.optimizer.lr", "0.1", "--trainer.log_every_n_steps", "1"]
+    assert main(words) == 0
+    assert main([*words, "--model.lr_scheduler_interval", "step"]) == 0
+    rates = [[float(row["lr-AdamW/decay"]) for row in table(f"runs/tiny/00{n}/metrics.csv")] for n in (1, 2)]
+    assert rates[0] == pytest.approx([0.1, 0.01, 0.001])
+    assert rates[1][0] < 1e-5
+
+
+def test_without_validation_a_run_trains_and_says_what_is_off(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0"]) == 0
+    assert "callbacks.early_stopping is off" in capsys.readouterr().err
+    assert Path("runs/latest/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches=0"),
+        (["--model.optimizer.lr", "-1"], "model.optimizer or model.lr_scheduler: Invalid learning rate: -1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_mistakes_of_the_configuration(
+    words: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path("runs").glob("*/*"))

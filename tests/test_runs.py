@@ -108,7 +108,6 @@ def test_a_run_elsewhere_can_be_the_latest(workdir: Path) -> None:
     elsewhere = workdir.parent / "elsewhere/exp/004"
     elsewhere.mkdir(parents=True)
     (elsewhere / "config.yaml").touch()
-    Path("runs").mkdir()
     runs.publish(Run(elsewhere))
     assert runs.latest().path == elsewhere
 
@@ -128,6 +127,13 @@ def test_the_link_is_never_missing_while_it_is_replaced(workdir: Path) -> None:
         runs.publish(one)
     watcher.stdout.close()
     assert watcher.returncode == 0
+
+
+def test_what_a_killed_command_left_is_no_obstacle(workdir: Path) -> None:
+    run = start()
+    Path(f"runs/.latest-{os.getpid()}").symlink_to("nowhere")
+    runs.publish(run)
+    assert runs.latest() == run
 
 
 def test_without_any_run_it_says_how_to_start_one(workdir: Path) -> None:
