@@ -1,0 +1,41 @@
+"""What the documents say can be done, can be done."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from clf.main import main
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_link_between_documents_is_broken(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+def test_the_readme_s_experiment_is_understood(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [example] = re.findall(
+        r"```yaml\n# birds\.yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL
+    )
+    (workdir / "birds.yaml").write_text(example)
+    assert main(["fit", "--config", "birds.yaml", "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "arch: convnext_atto",
+        "patience: 7",
+        "decay: 0.999",
+        "project: classifier-training",
+        "class_weights: inverse",
+    ):
+        assert line in printed
+
+
+def test_every_config_that_the_readme_lists_is_shipped() -> None:
+    listed = re.findall(r"^\| `(\w+\.yaml)` \|", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE)
+    shipped = {path.name for path in (ROOT / "configs").glob("*.yaml")} - {"defaults.yaml"}
+    assert set(listed) == shipped
