@@ -78,16 +78,6 @@ def test_without_git_there_is_no_state_and_no_error(alone: Path, monkeypatch: py
     assert git_state() is None
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
-def test_cores_are_those_that_this_process_may_use() -> None:
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        assert usable_cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
 @pytest.mark.parametrize(
     ("quota", "cores"), [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)]
 )
