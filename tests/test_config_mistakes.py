@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from clf.config import Layer, compose, merge, where
+from clf.config import Composed, Layer, compose, merge, where
 from clf.errors import UserError
+from clf.yamlfile import parse_yaml
 
 
 def write(**files: str) -> None:
@@ -159,6 +160,17 @@ def test_nothing_is_neutral_and_twice_is_once(one: Any) -> None:
 def test_what_is_no_mapping_replaces_and_is_replaced(one: dict[str, Any], other: Any) -> None:
     assert merge(one, other) == other
     assert merge(other, one) == one
+
+
+printable = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
+values = printable | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.none() | st.booleans()
+
+
+@given(st.dictionaries(printable, values | st.lists(values, max_size=2), max_size=3))
+@example({"root": "\N{SNOWMAN}\N{GRINNING FACE}", "text": "1e-3", "escape": r"\ud83d\ude00", "quote": '"'})
+@settings(deadline=None)
+def test_the_typed_parser_reads_what_was_composed(config: dict[str, Any]) -> None:
+    assert parse_yaml(Composed(config, {}).as_text()) == config
 
 
 def dotted(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
