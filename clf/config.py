@@ -197,8 +197,7 @@ class _Composer:
         return self.load(find_config(name, near=place.folder), under=under, stack=place.stack, key=key)
 
     def _note(self, key: str, origin: str) -> None:
-        name = ".".join(part for part in key.split(".") if part != "init_args")
-        self.origins[name] = [*(earlier for earlier in self.origins.get(name, []) if earlier != origin), origin]
+        self.origins[key] = [*(earlier for earlier in self.origins.get(key, []) if earlier != origin), origin]
 
 
 def _tidy(value: dict[str, Any]) -> dict[str, Any]:

@@ -136,6 +136,11 @@ def test_a_path_to_yaml_among_a_class_s_arguments_is_the_class_s_own(workdir: Pa
     assert config["data"]["source"]["init_args"] == {"labels": "labels.yaml", "config": "x.yaml", "a.b": 1}
 
 
+def test_below_the_top_config_may_be_an_argument_of_a_class(workdir: Path) -> None:
+    source = composed("x.yaml", x="data.source: {class_path: my.Source, config: 5}")["data"]["source"]
+    assert source == {"class_path": "my.Source", "init_args": {"config": 5}}
+
+
 def test_keys_of_a_mapping_stay_text(workdir: Path) -> None:
     config = composed("x.yaml", x="data: {weights: {0: 1, 00: 2, 1e-3: 3}}")
     assert json.loads(json.dumps(config["data"]["weights"])) == {"0": 1, "00": 2, "1e-3": 3}
@@ -218,4 +223,4 @@ def test_callbacks_of_one_s_own_have_names_and_are_inherited_and_switched_off(wo
     swa = composed("own.yaml", "on.yaml", **files)["callbacks"]["swa"]
     assert swa == {"class_path": "my.SWA", "init_args": {"lr": 2}}
     assert composed("own.yaml", {"callbacks.swa": None})["callbacks"]["swa"] is None
-    assert composed({"callbacks": {"swa": None}})["callbacks"]["swa"] is None  # as a saved configuration says it
+    assert composed({"callbacks": {"mine": None}})["callbacks"]["mine"] is None  # as a saved configuration says it

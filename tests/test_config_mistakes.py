@@ -58,6 +58,7 @@ def refusal(layer: Path | Layer) -> str:
             "callbacks.emma (in x.yaml) is no shipped callback and has no class_path; did you mean 'ema'?",
         ),
         ("callbacks: {early_stoping: null}\n", "callbacks.early_stoping (in x.yaml) is no shipped callback"),
+        ("callbacks.stopping: {patience: 3}\n", "has no class_path; did you mean 'early_stopping'?"),
         ("config: resnt18.yaml\n", "config file 'resnt18.yaml' not found (looked for resnt18.yaml and the shipped"),
         ("trainer: trainer/cpuu.yaml\n", "; did you mean 'trainer/cpu.yaml'?"),
         ("config: broken.yaml\n", "broken.yaml:2: not valid YAML"),
@@ -116,10 +117,13 @@ def test_every_group_says_what_it_came_from_in_the_order_of_the_merge(workdir: P
 
 
 def test_a_key_is_traced_to_what_wrote_it_last(workdir: Path) -> None:
-    write(a="data: {root: a, layout: a}\nmodel.optimizer.init_args.lr: 1", b="data.root: b")
-    origin = compose([Path("b.yaml"), Path("a.yaml"), Path("b.yaml")]).origin
+    write(a="data: {root: a, layout: a}\nmodel.optimizer.lr: 1", b="data.root: b\nmodel.optimizer.decay: 1")
+    composed = compose([Path("b.yaml"), Path("a.yaml"), Path("b.yaml")])
+    origin = composed.origin
     assert (origin("data.root"), origin("data.layout"), origin("data.nowhere")) == ("b.yaml", "a.yaml", "b.yaml")
     assert origin("model.optimizer.lr") == origin("model.optimizer.init_args.lr") == "a.yaml"
+    assert origin("model.optimizer.decay") == origin("model.optimizer.init_args.decay") == "b.yaml"
+    assert "data: a.yaml, b.yaml" in composed.describe_origins()
     assert origin("callbacks.checkpoint.save_top_k") == "configs/defaults.yaml"
     assert origin("nowhere") == ""
 
