@@ -1,23 +1,19 @@
-"""Training augmentations: recipes and users' own lists, each result a function of the image and a seed alone."""
+"""Training augmentation: applies a recipe or a user's own list; each result a function of image and seed alone."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from clf.errors import UserError, did_you_mean
-from clf.preprocess import Preprocessing, evaluation_pixels
-
-Recipe = Literal["none", "light", "standard"]
-Transform = Callable[[Any], Any]  # An image in, an image out; usually a torchvision v2 module.
+from clf.errors import UserError
+from clf.preprocess import Preprocessing
+from clf.recipes import Recipe, Transform, evaluation_fit, recipe
 
 # Floats a little outside [0, 1] come from noise and sharp filters and are clamped; further out, the scale is wrong.
 _FLOAT_RANGE = (-1.0, 2.0)
@@ -50,49 +46,6 @@ def _torch_seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.default_generator.set_state(state)
-
-
-def recipe(name: Recipe, *, preprocessing: Preprocessing) -> list[Transform]:
-    """Return the transforms of a shipped recipe: decoded RGB image -> 8-bit RGB image of the network's size.
-
-    They draw from torch's generator alone.
-
-    Args:
-        name: ``none``: evaluation's resize and crop. ``light``: that, then small affine and colour changes; no flips,
-            so that digits stay digits. ``standard``: random crop, flip and colour changes.
-        preprocessing: Gives the size and the resize.
-    Raises:
-        UserError: If there is no such recipe.
-    """
-    fit = partial(_evaluation_fit, preprocessing=preprocessing)
-    mean_colour = [round(255 * value) for value in preprocessing.mean]
-    match name:
-        case "none":
-            return [fit]
-        case "light":
-            # After the resize, for the same cost whatever the image, and without blurring small ones twice.
-            # On PIL images, because on tensors a bilinear affine draws a dark seam where the fill begins.
-            affine = v2.RandomAffine(
-                degrees=8,
-                translate=(0.05, 0.05),
-                scale=(0.9, 1.1),
-                shear=5,
-                interpolation=InterpolationMode.BILINEAR,
-                fill=mean_colour,
-            )
-            return [fit, affine, F.pil_to_tensor, v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)]
-        case "standard":
-            # At least a third of the image: the 0.08 of ImageNet from scratch needs hundreds of epochs.
-            crop = v2.RandomResizedCrop(
-                preprocessing.size, scale=(0.35, 1.0), interpolation=_tensor_interpolation(preprocessing)
-            )
-            # No hue: it takes five times as long as the rest together.
-            jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)
-            return [F.pil_to_tensor, crop, v2.RandomHorizontalFlip(), jitter]
-    raise UserError(
-        f"data.augment={name!r} is no recipe; choose one of {', '.join(get_args(Recipe))}, or give a list of transforms"
-        f"{did_you_mean(str(name), get_args(Recipe))}"
-    )
 
 
 class TrainTransform:
@@ -137,7 +90,7 @@ class TrainTransform:
             pixels = self._augmented(image)  # uint8 or float (3, any, any)
         if tuple(pixels.shape[1:]) != self._preprocessing.size:
             eight_bits = F.to_dtype(pixels.clamp(0, _white(pixels)), torch.uint8, scale=True)
-            fitted = _evaluation_fit(F.to_pil_image(eight_bits), preprocessing=self._preprocessing)
+            fitted = evaluation_fit(F.to_pil_image(eight_bits), preprocessing=self._preprocessing)
             pixels = F.pil_to_tensor(fitted)
         # Divides like evaluation, for bit-equal results where nothing was drawn.
         unit = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True).div_(_white(pixels))
@@ -159,11 +112,6 @@ class TrainTransform:
         return pixels.detach().expand(3, -1, -1)
 
 
-def _evaluation_fit(image: Image.Image, *, preprocessing: Preprocessing) -> Image.Image:
-    """Resize and crop, pixel for pixel as in evaluation."""
-    return Image.fromarray(evaluation_pixels(image, preprocessing))
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Compute with one thread, as loader workers do: torch's sums over pixels depend on the number of threads."""
@@ -176,12 +124,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _tensor_interpolation(preprocessing: Preprocessing) -> InterpolationMode:
-    """Return evaluation's filter where tensors have it, else bicubic."""
-    name = preprocessing.interpolation
-    return InterpolationMode(name if name in ("nearest", "bilinear") else "bicubic")
 
 
 def _label(index: int, transform: Transform) -> str:

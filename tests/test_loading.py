@@ -23,7 +23,7 @@ from clf.data.loading import (
     fit_to_device,
     train_tensor,
 )
-from clf.data.sampling import count_train_batches, eval_batches, train_batches
+from clf.data.sampling import Key, count_train_batches, epoch_order, eval_batches, train_batches
 from clf.preprocess import Preprocessing, decode, evaluation_array
 from clf.transforms import TrainTransform
 
@@ -50,13 +50,17 @@ def eval_images(paths: list[str], labels: list[int] | None = None) -> Images:
     return Images(paths, labels=labels, pixels=pixels, size=(8, 8), with_index=True)
 
 
+def train_plan(count: int, *, epoch: int, seed: int = 1, skip: int = 0) -> Iterator[list[Key]]:
+    return train_batches(epoch_order(count, seed=seed, epoch=epoch), batch_size=BATCH_SIZE, epoch=epoch, skip=skip)
+
+
 def train_loader(
     paths: list[str], *, epochs: Iterator[int], skip: int = 0, seed: int = 1, settings: LoaderSettings | None = None
 ) -> Loader:
     length = count_train_batches(len(paths), batch_size=BATCH_SIZE, world_size=1)
     return Loader(
         train_images(paths, seed=seed),
-        plan=lambda: train_batches(len(paths), batch_size=BATCH_SIZE, seed=seed, epoch=next(epochs), skip=skip),
+        plan=lambda: train_plan(len(paths), seed=seed, epoch=next(epochs), skip=skip),
         length=length,
         settings=settings or LoaderSettings(),
     )
@@ -112,7 +116,7 @@ def test_skipping_continues_the_epoch_without_touching_what_was_done(
     paths: list[str], tmp_path: Path, workers: int
 ) -> None:
     whole = list(train_loader(paths, epochs=iter((5,))))
-    done = [index for _, index in next(train_batches(COUNT, batch_size=BATCH_SIZE, seed=1, epoch=5))]
+    done = [index for _, index in next(train_plan(COUNT, epoch=5))]
     rest = [str(tmp_path / "gone.png") if i in done else path for i, path in enumerate(paths)]
     settings = LoaderSettings(num_workers=workers)
     assert same(list(train_loader(rest, epochs=iter((5,)), skip=1, settings=settings)), whole[1:])
@@ -145,7 +149,7 @@ def test_loading_moves_no_generator_of_the_run(paths: list[str], workers: int) -
 
 def test_training_batch_holds_images_and_labels(paths: list[str]) -> None:
     (batch, *_) = train_loader(paths, epochs=iter((0,)))
-    order = [index for _, index in next(train_batches(COUNT, batch_size=BATCH_SIZE, seed=1, epoch=0))]
+    order = [index for _, index in next(train_plan(COUNT, epoch=0))]
     assert batch.keys() == {"images", "labels"}
     assert (batch["images"].shape, batch["images"].dtype) == ((BATCH_SIZE, 3, 8, 8), torch.float32)
     assert (batch["labels"].tolist(), batch["labels"].dtype) == ([LABELS[i] for i in order], torch.int64)

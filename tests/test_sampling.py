@@ -26,7 +26,7 @@ def deal(
     count: int, *, batch_size: int = 4, rank: int = 0, world_size: int = 1, skip: int = 0, epoch: int = 0
 ) -> list[list[Key]]:
     place = {"rank": rank, "world_size": world_size, "skip": skip}
-    return list(train_batches(count, batch_size=batch_size, seed=1, epoch=epoch, **place))
+    return list(train_batches(epoch_order(count, seed=1, epoch=epoch), batch_size=batch_size, epoch=epoch, **place))
 
 
 def test_order_is_a_permutation_that_changes_with_seed_and_epoch() -> None:

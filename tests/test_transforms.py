@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, evaluation_array
-from clf.transforms import Recipe, TrainTransform, recipe, seeded
+from clf.recipes import Recipe, recipe
+from clf.transforms import TrainTransform, seeded
 
 PREPROCESSING = Preprocessing((32, 48), crop_pct=0.9)
 RECIPES = get_args(Recipe)

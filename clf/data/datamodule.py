@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any, Final, Literal
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 
 from clf.data.catalogue import Catalogue
 from clf.data.folder import FolderSource
@@ -22,13 +24,15 @@ from clf.data.loading import (
     fit_to_device,
     train_tensor,
 )
+from clf.data.samplers import Balanced, Sampler
 from clf.data.samples import Sample, Source, Split
-from clf.data.sampling import Key, count_eval_batches, count_train_batches, eval_batches, train_batches
+from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
 from clf.data.synthetic import SyntheticJerseys
 from clf.environment import usable_cores
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, UnreadableImage
-from clf.transforms import Recipe, TrainTransform
+from clf.recipes import Recipe
+from clf.transforms import TrainTransform
 
 log = logging.getLogger("clf")
 
@@ -50,8 +54,11 @@ class ImageData(LightningDataModule):
         layout: What the root is: ``folder``, ``jsonl``, or found out (``auto``).
         source: Where the samples come from without a root, by class_path; null renders jersey numbers.
         label_key: Key of a row's label in JSONL and manifests; null takes ``suffix``, else ``label``.
-        augment: What training does to its images: ``none``, ``light`` (nothing is mirrored, for text and digits),
-            ``standard``, or a list of torchvision v2 transforms by class_path.
+        augment: What training does to its images: ``none``; ``light`` and ``ocr``, which mirror nothing, for text and
+            digits; ``standard``, ``strong``; or a list of transforms by class_path, torchvision's v2 or
+            clf.degradations.
+        sampler: How often training draws which samples: ``none`` shows each once an epoch, ``balanced`` all classes
+            equally often; clf.data.samplers.Weighted, or a sampler of your own, by class_path.
         val_fraction: Share of train that becomes validation where the data has none, in (0, 1).
         on_unknown_label: Whether a label in validation or test that train lacks stops the run (``error``), or its
             samples are left out (``skip``).
@@ -72,6 +79,7 @@ class ImageData(LightningDataModule):
         source: Source | None = None,
         label_key: str | None = None,
         augment: Recipe | list[Callable[..., Any]] = "standard",
+        sampler: Literal["none", "balanced", "weighted"] | Sampler = "none",
         val_fraction: float = 0.1,
         on_unknown_label: Literal["error", "skip"] = "error",
         batch_size: int = 64,
@@ -97,6 +105,7 @@ class ImageData(LightningDataModule):
             )
         self.root = root
         self.augment = augment
+        self.sampler = _named_sampler(sampler) if isinstance(sampler, str) else sampler
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.predict = predict
@@ -142,6 +151,11 @@ class ImageData(LightningDataModule):
     def classes(self) -> list[str]:
         """Class names, sorted by code point: those of train, or the checkpoint's after `bind`."""
         return self._catalogue.classes
+
+    @property
+    def balanced(self) -> bool:
+        """Whether training draws all classes equally often."""
+        return self.sampler is not None and self.sampler.balances
 
     @property
     def class_counts(self) -> list[int]:
@@ -191,6 +205,8 @@ class ImageData(LightningDataModule):
         """List what the stage needs, so that its errors come before the first batch; a second call lists nothing."""
         for split in _STAGE_SPLITS[stage]:
             self.samples(split)
+        if stage == "fit":
+            self._train_order(epoch=0)
         if stage == "predict":
             _ = self.predict_samples
         if "_catalogue" in vars(self):
@@ -200,15 +216,26 @@ class ImageData(LightningDataModule):
         """Batches of ``images`` and ``labels``, shuffled and augmented by seed and epoch, from where the trainer is."""
         transform = TrainTransform(self.augment, preprocessing=self._bound_preprocessing)
         pixels = partial(train_tensor, transform=transform, seed=self.seed)
-        count = len(self.samples("train"))
         place = {"batch_size": self.batch_size, "world_size": self._world_size}
+        count = len(self._train_order(epoch=0))
 
         def plan() -> Iterator[list[Key]]:
             epoch, skip = self._progress()
-            return train_batches(count, seed=self.seed, epoch=epoch, skip=skip, rank=self._rank, **place)
+            return train_batches(self._train_order(epoch), epoch=epoch, skip=skip, rank=self._rank, **place)
 
         images = self._images(self.samples("train"), pixels=pixels, with_index=False)
         return self._loader(images, plan=plan, length=count_train_batches(count, **place))
+
+    def _train_order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of the training samples that an epoch shows, int64 (N,)."""
+        if self.sampler is None:
+            return epoch_order(len(self.samples("train")), seed=self.seed, epoch=epoch)
+        return self.sampler.order(self._train_labels, classes=self.classes, seed=self.seed, epoch=epoch)
+
+    @cached_property
+    def _train_labels(self) -> NDArray[np.int64]:
+        class_to_idx = {name: i for i, name in enumerate(self.classes)}
+        return np.array([class_to_idx[str(sample.label)] for sample in self.samples("train")])
 
     def val_dataloader(self) -> Loader:
         """Batches of ``images``, ``labels`` and ``index``; always the same, in order."""
@@ -299,6 +326,15 @@ class ImageData(LightningDataModule):
             if line not in self._said and self._rank == 0:
                 log.info(line)
             self._said.add(line)
+
+
+def _named_sampler(name: Literal["none", "balanced", "weighted"]) -> Sampler | None:
+    if name == "weighted":
+        raise UserError(
+            "data.sampler=weighted needs weights: write data.sampler: {class_path: clf.data.samplers.Weighted, "
+            'init_args: {weights: {"NAME OF CLASS": 2.0}}}'
+        )
+    return Balanced() if name == "balanced" else None
 
 
 def _require(holds: bool, what: str, fix: str) -> None:

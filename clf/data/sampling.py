@@ -12,8 +12,6 @@ Key = tuple[int, int]  # (epoch, index of the sample): all that a worker has to 
 def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """Shuffle an epoch.
 
-    Built on the bits of PCG64, which NumPy keeps the same from version to version, as it does not with its shuffles.
-
     Args:
         count: Number of samples.
         seed: The run's seed, not negative.
@@ -21,7 +19,15 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     Returns:
         A permutation of ``range(count)``, int64 (count,).
     """
-    return np.argsort(np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(count), kind="stable")
+    return np.argsort(random_bits(count, seed=seed, epoch=epoch), kind="stable")
+
+
+def random_bits(count: int, *, seed: int, epoch: int) -> NDArray[np.uint64]:
+    """Draw what an epoch is made from: uint64 (count,).
+
+    From the bits of PCG64, which NumPy keeps the same from version to version, as it does not with its shuffles.
+    """
+    return np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(count)
 
 
 def rank_share(order: NDArray[np.int64], *, rank: int, world_size: int) -> NDArray[np.int64]:
@@ -48,14 +54,13 @@ def count_train_batches(count: int, *, batch_size: int, world_size: int) -> int:
 
 
 def train_batches(
-    count: int, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, skip: int = 0
+    order: NDArray[np.int64], *, batch_size: int, epoch: int, rank: int = 0, world_size: int = 1, skip: int = 0
 ) -> Iterator[list[Key]]:
     """Deal an epoch into batches.
 
     Args:
-        count: Number of samples.
+        order: Indices of the epoch's samples over all processes, int64 (N,).
         batch_size: Samples in a batch, of one process.
-        seed: The run's seed.
         epoch: Number of the epoch.
         rank: This process.
         world_size: Number of processes.
@@ -63,8 +68,8 @@ def train_batches(
     Yields:
         (epoch, index) of each sample of a batch.
     """
-    share = rank_share(epoch_order(count, seed=seed, epoch=epoch), rank=rank, world_size=world_size)
-    for batch in range(skip, count_train_batches(count, batch_size=batch_size, world_size=world_size)):
+    share = rank_share(order, rank=rank, world_size=world_size)
+    for batch in range(skip, count_train_batches(len(order), batch_size=batch_size, world_size=world_size)):
         yield [(epoch, index) for index in share[batch * batch_size : (batch + 1) * batch_size].tolist()]
 
 
