@@ -35,6 +35,7 @@ CALLBACKS = {
 
 GROUPS = ("trainer", "model", "data", "callbacks")
 """Keys that hold keys, or name a file that does."""
+_CLASS_NAME = re.compile(r"(\w+\.)+\w+|[A-Z]\w*")
 _CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
@@ -108,11 +109,12 @@ def merge(base: Any, over: Any) -> Any:
 
     Args:
         base: What stands there.
-        over: What is laid over it; null and lists replace, mappings merge by key, a text over a class names a class.
+        over: What is laid over it; null and lists replace, mappings merge by key, and over a class the name of another
+            (``pkg.Class`` or ``Class``) replaces it, while a plain word is a value like any other.
     Returns:
         The merged value; neither argument is changed.
     """
-    if isinstance(base, dict) and "class_path" in base and isinstance(over, str):
+    if isinstance(base, dict) and "class_path" in base and isinstance(over, str) and _CLASS_NAME.fullmatch(over):
         over = {"class_path": over}
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import draw_pets
+from datasets import draw, draw_pets
 from datasets import image_data as data
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clf.data.datamodule import ImageData
 from clf.data.loading import Batch, Loader
+from clf.data.samplers import Balanced, Weighted
+from clf.errors import UserError
 from clf.preprocess import UnreadableImage
 
 
@@ -99,6 +101,44 @@ def test_evaluation_is_never_shuffled_cut_or_augmented(root: Path) -> None:
     for a, b, c in zip(first, again, other, strict=True):
         assert torch.equal(a["images"], b["images"])
         assert torch.equal(a["images"], c["images"])
+
+
+def drawn(module: ImageData) -> list[int]:
+    """Labels of an epoch, in the order in which they are trained on."""
+    return [int(label) for batch in module.train_dataloader() for label in batch["labels"]]
+
+
+def test_sampler_decides_which_classes_are_trained_on(root: Path) -> None:
+    for number in range(40):
+        draw(root / f"train/cat/more{number}.png", seed=number)
+    once, balanced, weighted = (
+        drawn(data(root, sampler=sampler)) for sampler in ("none", "balanced", Weighted({"dog": 0}))
+    )
+    assert (once.count(0), once.count(1)) == (46, 5)
+    assert 15 < balanced.count(1) < 36
+    assert weighted.count(1) == 0
+    assert len(once) == len(balanced) == len(weighted) == 51
+    assert drawn(data(root, sampler="balanced")) == balanced
+    assert drawn(data(root, sampler="balanced", seed=1)) != balanced
+
+
+def test_sampler_decides_the_length_of_an_epoch(root: Path) -> None:
+    module = data(root, sampler=Balanced(num_samples=14))
+    assert len(module.train_dataloader()) == 4
+    recorder = fitted(module)
+    assert [len(batch["labels"]) for _, batch in recorder.trained] == [4, 4, 4, 2] * 2
+    halves = [torch.cat([batch["labels"] for epoch, batch in recorder.trained if epoch == e]) for e in (0, 1)]
+    assert not torch.equal(*halves)
+
+
+def test_only_a_balancing_sampler_says_that_it_balances(root: Path) -> None:
+    modules = [data(root, sampler=sampler) for sampler in ("none", "balanced", Balanced(), Weighted({}))]
+    assert [module.balanced for module in modules] == [False, True, True, False]
+
+
+def test_sampler_that_does_not_fit_the_data_stops_before_the_first_batch(root: Path) -> None:
+    with pytest.raises(UserError, match="'catt', which is no class; did you mean 'cat'"):
+        data(root, sampler=Weighted({"catt": 2})).setup("fit")
 
 
 @pytest.mark.parametrize("augment", ["none", "light", [torch.nn.Identity()]])

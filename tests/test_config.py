@@ -141,6 +141,24 @@ def test_below_the_top_config_may_be_an_argument_of_a_class(workdir: Path) -> No
     assert source == {"class_path": "my.Source", "init_args": {"config": 5}}
 
 
+@pytest.mark.parametrize(
+    ("over", "value"),
+    [
+        ("none", "none"),
+        ("balanced", "balanced"),
+        ("null", None),
+        ("Own", {"class_path": "Own"}),
+        ("my.Own", {"class_path": "my.Own"}),
+        ("my.own_function", {"class_path": "my.own_function"}),
+    ],
+)
+def test_over_a_class_a_word_is_a_value_and_the_name_of_a_class_is_a_class(
+    workdir: Path, over: str, value: Any
+) -> None:
+    files = {"base": "data.sampler: {class_path: my.Sampler, init_args: {x: 1}}"}
+    assert composed("x.yaml", x=f"config: base.yaml\ndata.sampler: {over}", **files)["data"]["sampler"] == value
+
+
 def test_keys_of_a_mapping_stay_text(workdir: Path) -> None:
     config = composed("x.yaml", x="data: {weights: {0: 1, 00: 2, 1e-3: 3}}")
     assert json.loads(json.dumps(config["data"]["weights"])) == {"0": 1, "00": 2, "1e-3": 3}

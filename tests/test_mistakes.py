@@ -125,6 +125,19 @@ MISTAKES = {
         ("twice.yaml:3", "batch_size", "twice"),
         write("twice.yaml", "data:\n  batch_size: 1\n  batch_size: 2\n"),
     ),
+    "sampler without weights": Mistake(
+        f"{FIT} --data.sampler weighted", ("data.sampler=weighted", "samplers.Weighted")
+    ),
+    "weight of no class": Mistake(
+        "fit --config tiny.yaml --config weights.yaml --data.root images",
+        ("data.sampler", "'catt'", "did you mean 'cat'"),
+        write("weights.yaml", "data.sampler: {class_path: clf.data.samplers.Weighted, weights: {catt: 2}}\n"),
+    ),
+    "range of a transform": Mistake(
+        "fit --config tiny.yaml --config range.yaml --data.root images",
+        ("Pixelate", "scale=[0.5, 2.0]", "between 0.01 and 1"),
+        write("range.yaml", "data.augment: [{class_path: clf.degradations.Pixelate, init_args: {scale: [0.5, 2]}}]\n"),
+    ),
     "circular config": Mistake(
         "fit --config a.yaml",
         ("circular", "a.yaml -> b.yaml -> a.yaml"),

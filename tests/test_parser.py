@@ -55,7 +55,7 @@ IN_FILES = {
     "model.mean: [1, 2]": "model.mean=[1, 2] (in my.yaml): expected list of 3 or null",
     "model.image_size: [1]": "model.image_size=[1] (in my.yaml): expected int, list of 2 or null",
     "data.augment: lihgt": (
-        "data.augment=lihgt (in my.yaml): expected none, light, standard or list; did you mean 'light'?"
+        "data.augment=lihgt (in my.yaml): expected none, light, standard, ocr, strong or list; did you mean 'light'?"
     ),
     "model.crop_mode: centre": (
         "model.crop_mode=centre (in my.yaml): expected center, squash, border or null; did you mean 'center'?"
@@ -161,7 +161,9 @@ ON_THE_COMMAND_LINE = {
         f"unknown key 'model.optimizer.lrr'{HERE}: torch.optim.SGD does not take it; did you mean 'lr'?"
     ),
     "--data.source.seed 3": f"data.source{HERE} needs a class_path: which class is it?",
-    "--data.augment [lihgt]": (f"data.augment=['lihgt']{HERE}: expected none, light, standard or a class_path"),
+    "--data.augment [lihgt]": (
+        f"data.augment=['lihgt']{HERE}: expected none, light, standard, ocr, strong or a class_path"
+    ),
     "--data 5": f"data=5{HERE}: give a YAML file, or single keys: --data.KEY VALUE",
     "--trainer cpu": f"trainer=cpu{HERE}: give a YAML file, or single keys: --trainer.KEY VALUE",
     "--data.seed 3": "data.seed follows seed_everything and cannot be given",
