@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from clf.checkpoints import KEY, Facts
 from clf.errors import UserError
 from clf.losses import ClassWeights, CrossEntropy, class_weights
-from clf.metrics import EvaluationMetrics, TrainingMetrics
+from clf.metrics import EvaluationMetrics, Stage, TrainingMetrics
 from clf.networks import Built, Pretrained, build
 from clf.optim import WarmupCosine, parameter_groups
 from clf.preprocess import CropMode, Interpolation, Preprocessing
@@ -229,6 +229,11 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
         self._log_evaluation(self.test_metrics)
+
+    def scored_images(self, stage: Stage) -> dict[str, int]:
+        """Count the images of each class in the last evaluation of a stage."""
+        metrics = {"val": self.val_metrics, "test": self.test_metrics}[stage]
+        return dict(zip(self.classes, metrics.images_per_class, strict=True))
 
     def _log_evaluation(self, metrics: EvaluationMetrics) -> None:
         self.log_dict(metrics.compute())

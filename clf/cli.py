@@ -28,11 +28,11 @@ from clf.checkpoints import describe_mismatch
 from clf.classifier import Classifier
 from clf.config import CALLBACKS
 from clf.data.datamodule import ImageData
-from clf.data.samples import Split
 from clf.environment import device_name
 from clf.errors import UserError
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
+from clf.metrics import Stage
 from clf.parser import Parser
 from clf.session import Session, conclude_fit, fill_placeholders
 
@@ -298,7 +298,7 @@ class CLI(LightningCLI):
         checkpoint = self.invocation.checkpoint
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.session.run is not None and self.trainer.is_global_zero:
-            conclude_fit(self.session.run, self.trainer, images=model.val_metrics.scored)
+            conclude_fit(self.session.run, self.trainer, images=model.scored_images("val"))
 
     def validate(self, model: Classifier, datamodule: ImageData) -> None:
         """Score the validation split."""
@@ -308,13 +308,12 @@ class CLI(LightningCLI):
         """Score the test split."""
         self._score("test", self.trainer.test)
 
-    def _score(self, split: Split, verb: Callable[..., Any]) -> None:
+    def _score(self, split: Stage, verb: Callable[..., Any]) -> None:
         checkpoint = self.invocation.checkpoint
         assert checkpoint is not None, "only fit starts without one"
         [metrics] = verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
         if self.trainer.is_global_zero:
-            scored = {"val": self.model.val_metrics, "test": self.model.test_metrics}[split].scored
-            summary = results.summarise(metrics, split=split, n=scored)
+            summary = results.summarise(metrics, split=split, images=self.model.scored_images(split))
             log.info("%s: %s", split, results.describe(summary))
             if self.session.run is not None:
                 about = {"checkpoint": checkpoint.name, "data": self.datamodule.describe()}

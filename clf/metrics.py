@@ -77,14 +77,14 @@ class EvaluationMetrics(nn.Module):
         stage: First part of the keys, ``val`` or ``test``.
 
     Attributes:
-        scored: Images of the last pass that was computed.
+        images_per_class: Images of each class in the last pass that was computed.
     """
 
     def __init__(self, num_classes: int, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
         self.loss, self.images = _sum(), _sum()
-        self.scored = 0
+        self.images_per_class = [0] * num_classes
         # Labels come from our own class list; looking at them would wait for the GPU at every batch.
         unchecked: dict[str, Any] = {"validate_args": False}
         self.ece = MulticlassCalibrationError(num_classes, n_bins=15, **unchecked)
@@ -113,7 +113,7 @@ class EvaluationMetrics(nn.Module):
         """Compute and reset; keys as they are logged, e.g. ``val/acc_top1``; each value a scalar."""
         values = self.metrics.compute()
         true_positives, *_, support = values.pop("per_class").T.cpu()  # each (C,)
-        self.scored = int(support.sum())
+        self.images_per_class = [int(images) for images in support]
         for index, (correct, images) in enumerate(zip(true_positives, support, strict=True)):
             if images > 0:
                 values[f"acc_class_{index}"] = correct / images

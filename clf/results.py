@@ -31,24 +31,45 @@ def best_epoch(metrics_csv: Path, *, monitor: str, mode: str) -> dict[str, float
     return {name: float(value) for name, value in best.items() if value}
 
 
-def summarise(metrics: Mapping[str, float], *, split: str, n: int) -> dict[str, Any]:
+def summarise(metrics: Mapping[str, float], *, split: str, images: Mapping[str, int]) -> dict[str, Any]:
     """Turn logged metrics into what ``metrics.json`` says about a split.
 
     Args:
         metrics: Logged values; keys start with the split, e.g. ``val/acc_top1``.
         split: ``val`` or ``test``.
-        n: Images that were scored.
+        images: Images of each class that were scored, in the order of the classes.
     """
     values = {name.removeprefix(f"{split}/"): value for name, value in metrics.items() if name.startswith(f"{split}/")}
+    n = sum(images.values())
     top1 = Proportion(round(values["acc_top1"] * n), n)
     summary: dict[str, Any] = {"n": n, **values, "acc_top1_interval": list(top1.interval())}
+    by_class: list[dict[str, Any]] = [
+        {"name": name, "acc": values[f"acc_class_{index}"], "n": count}
+        for index, (name, count) in enumerate(images.items())
+        if f"acc_class_{index}" in values
+    ]
+    if by_class:  # Of equally bad ones, the one that most images speak for.
+        summary["worst_class"] = min(by_class, key=lambda entry: (entry["acc"], -entry["n"]))
     return {**summary, "epoch": int(metrics["epoch"])} if "epoch" in metrics else summary
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """Say a summary in one line, e.g. ``top-1 95.00 % (n = 240, 95 % interval …), macro F1 0.948``."""
+    """Say a summary in one line, e.g. ``top-1 95.00 % (n = 240, 95 % interval …), macro F1 0.948, …``."""
     top1 = Proportion(round(summary["acc_top1"] * summary["n"]), summary["n"])
-    return f"top-1 {top1}, macro F1 {summary['f1_macro']:.3f}, ECE {summary['ece']:.3f}"
+    line = f"top-1 {top1}, macro F1 {summary['f1_macro']:.3f}, ECE {summary['ece']:.3f}"
+    if "worst_class" not in summary:
+        return line
+    worst = summary["worst_class"]
+    return f"{line}, worst class {worst['name']!r} {100 * worst['acc']:.0f} % of {worst['n']}"
+
+
+def training_minutes(timing_csv: Path) -> float | None:
+    """Sum up how long the epochs took, validation included and start-up not; None where nobody took the time."""
+    if not timing_csv.is_file():
+        return None
+    with timing_csv.open(encoding="utf-8", newline="") as file:
+        seconds = [float(row["time/epoch_s"]) for row in csv.DictReader(file) if row.get("time/epoch_s")]
+    return sum(seconds) / 60 if seconds else None
 
 
 def record(path: Path, values: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -121,14 +122,21 @@ def fill_placeholders(value: Any, *, run: Run, run_id: str) -> Any:
     return value
 
 
-def conclude_fit(run: Run, trainer: Trainer, *, images: int) -> None:
-    """Write ``metrics.json`` and say where everything is."""
+def conclude_fit(run: Run, trainer: Trainer, *, images: Mapping[str, int]) -> None:
+    """Write ``metrics.json`` and say where everything is.
+
+    Args:
+        run: The run.
+        trainer: Its trainer, done.
+        images: Validation images of each class.
+    """
     stopped = any(getattr(callback, "stopped_epoch", 0) for callback in trainer.early_stopping_callbacks)
     reason = "stopped early" if stopped else "stopped" if trainer.should_stop else "max_epochs or max_steps reached"
-    values: dict[str, Any] = {"finished": {"epochs": trainer.current_epoch, "reason": reason}}
+    minutes = results.training_minutes(run.path / "timing.csv")
+    values: dict[str, Any] = {"finished": {"epochs": trainer.current_epoch, "reason": reason, "minutes": minutes}}
     best = _best_metrics(run, trainer.checkpoint_callback)
-    if images and "val/acc_top1" in best:
-        values["val"] = results.summarise(best, split="val", n=images)
+    if any(images.values()) and "val/acc_top1" in best:
+        values["val"] = results.summarise(best, split="val", images=images)
         log.info("best epoch %d: %s", best["epoch"], results.describe(values["val"]))
     results.record(run.path / "metrics.json", values)
     log.info("finished: %s (%s epochs); everything is in %s", reason, trainer.current_epoch, run)

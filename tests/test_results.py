@@ -15,6 +15,7 @@ CSV = """epoch,step,train/loss,val/acc_top1,val/loss
 4,50,0.9,nan,nan
 """
 LOGGED = {"val/acc_top1": 0.95, "val/f1_macro": 0.9481, "val/ece": 0.0312, "val/loss": 0.2, "train/loss": 0.1}
+IMAGES = {"0": 100, "00": 100, "1": 40}
 
 
 @pytest.fixture
@@ -53,22 +54,39 @@ def test_what_the_best_epoch_did_not_measure_is_left_out(tmp_path: Path) -> None
 
 
 def test_a_summary_has_the_numbers_of_its_split_with_n_and_interval() -> None:
-    summary = results.summarise(LOGGED | {"test/acc_top1": 0.1}, split="val", n=240)
+    summary = results.summarise(LOGGED | {"test/acc_top1": 0.1}, split="val", images=IMAGES)
     lower, upper = summary.pop("acc_top1_interval")
     assert summary == {"n": 240, "acc_top1": 0.95, "f1_macro": 0.9481, "ece": 0.0312, "loss": 0.2}
     assert (lower, upper) == pytest.approx((0.914652, 0.971170), abs=1e-6)
 
 
 def test_a_summary_of_an_epoch_names_it() -> None:
-    assert results.summarise({**LOGGED, "epoch": 7.0}, split="val", n=10)["epoch"] == 7
-    assert "epoch" not in results.summarise(LOGGED, split="val", n=10)
+    assert results.summarise({**LOGGED, "epoch": 7.0}, split="val", images=IMAGES)["epoch"] == 7
+    assert "epoch" not in results.summarise(LOGGED, split="val", images=IMAGES)
 
 
 def test_a_summary_is_said_in_one_line() -> None:
-    summary = results.summarise(LOGGED, split="val", n=240)
+    summary = results.summarise(LOGGED, split="val", images=IMAGES)
     assert results.describe(summary) == (
         "top-1 95.00 % (n = 240, 95 % interval 91.47–97.12 %), macro F1 0.948, ECE 0.031"
     )
+
+
+def test_the_worst_class_is_named_with_its_images_and_a_class_without_images_is_none() -> None:
+    classes = {"val/acc_class_0": 0.9, "val/acc_class_2": 0.5, "val/acc_class_3": 0.5}
+    images = {"0": 100, "00": 0, "1": 40, "2": 100}
+    summary = results.summarise(LOGGED | classes, split="val", images=images)
+    assert summary["worst_class"] == {"name": "2", "acc": 0.5, "n": 100}
+    assert results.describe(summary).endswith("ECE 0.031, worst class '2' 50 % of 100")
+
+
+def test_minutes_are_the_sum_of_all_epochs(tmp_path: Path) -> None:
+    path = tmp_path / "timing.csv"
+    assert results.training_minutes(path) is None
+    path.write_text("epoch,step,time/epoch_s\n0,10,90\n1,20,\n2,30,60\n")
+    assert results.training_minutes(path) == 2.5
+    path.write_text("epoch,step\n")
+    assert results.training_minutes(path) is None
 
 
 def test_a_later_command_adds_to_what_is_recorded(tmp_path: Path) -> None:
