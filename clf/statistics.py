@@ -1,7 +1,7 @@
 """How sure a number is: intervals for what is counted on a finite set of images."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import comb, sqrt
 from statistics import NormalDist
 
 
@@ -35,6 +35,21 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tupl
     lower = 0.0 if successes == 0 else (centre - reach) / scale
     upper = 1.0 if successes == n else (centre + reach) / scale
     return lower, upper
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """Test whether two classifiers differ, from the images that exactly one of them gets right.
+
+    Args:
+        gained: Images that the second alone gets right.
+        lost: Images that the first alone gets right.
+    Returns:
+        Two-sided exact p: how likely a split as uneven as this, or more so, is by chance when both are equally good.
+    Source: McNemar 1947, Psychometrika 12(2), in its exact binomial form.
+    """
+    n, fewer = gained + lost, min(gained, lost)
+    tail = sum(comb(n, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail * 0.5**n)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clf.statistics import Proportion, wilson_interval
+from clf.statistics import Proportion, mcnemar_p, wilson_interval
 
 # statsmodels 0.14: proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
 STATSMODELS = [
@@ -68,3 +68,21 @@ def test_a_proportion_prints_with_its_n_and_its_interval() -> None:
 def test_a_proportion_of_another_confidence_has_another_interval() -> None:
     assert Proportion(837, 1000).interval(confidence=0.99) == pytest.approx((0.804709, 0.864848), abs=1e-6)
     assert Proportion(837, 1000).value == 0.837
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [  # scipy 1.17: binomtest(gained, gained + lost).pvalue
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (5, 5, 1.0),
+        (8, 2, 0.109375),
+        (15, 4, 0.0192108154296875),
+        (121, 59, 4.4344492637551645e-06),
+    ],
+)
+def test_a_difference_of_two_classifiers_is_as_likely_as_the_binomial_test_says(
+    gained: int, lost: int, p: float
+) -> None:
+    assert mcnemar_p(gained, lost) == pytest.approx(p, rel=1e-9)
+    assert mcnemar_p(lost, gained) == mcnemar_p(gained, lost)
