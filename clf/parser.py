@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from numbers import Number
 from typing import Any, NoReturn
 
 import torch
@@ -18,8 +19,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from clf.config import COMMAND_LINE, where
 from clf.errors import UserError, did_you_mean
 
-# Defaults of Lightning's own callbacks, which a saved configuration must be able to say and to read again.
+
+def _number(value: Any) -> Number:
+    if isinstance(value, Number) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"Expected a {Number}")  # in jsonargparse's own words, which are read below
+
+
+# What arguments of other libraries are typed as, and a saved configuration must be able to say and to read again:
+# defaults of Lightning's callbacks, torchvision's `degrees: Number | Sequence`.
 register_type(torch.device)
+register_type(
+    Number,
+    serializer=_number,
+    deserializer=_number,
+    type_check=lambda value, _: isinstance(value, Number) and not isinstance(value, bool),
+)
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 Origin = Callable[[str], str]
@@ -32,10 +47,10 @@ _CALLABLES = {"model.optimizer": (Optimizer,), "model.lr_scheduler": (LRSchedule
 """Keys whose messages do not say what kind of class they want."""
 
 _NEEDS_CLASS = "needs a class_path: which class is it?"
-_OWN_WORDS = "Expected|Does not validate|Problem with|Not a valid|Multiple|Type |a class path|a dict "
+_OWN_WORDS = "Expected|Does not validate|Problem with|Not a valid|Not of type|Multiple|Type |a class path|a dict "
 """What jsonargparse's own explanations start with; anything else was said by the code that it imported."""
 _YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
-_YAML_TYPES = {"NoneType": "null", "Iterable": "list", "tuple": "list"}
+_YAML_TYPES = {"NoneType": "null", "Iterable": "list", "Sequence": "list", "tuple": "list", "Number": "number"}
 
 
 class Parser(LightningArgumentParser):

@@ -1,9 +1,12 @@
 """Every shipped YAML goes through parse, fit, resume, test and predict, on images made on the spot."""
 
 import csv
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import draw_folders
 
 from clf.main import main
@@ -11,10 +14,16 @@ from clf.yamlfile import SHIPPED, shipped_configs
 
 EXPERIMENTS = [name for name in shipped_configs() if "/" not in name and name != "defaults.yaml"]
 PARTS = {
+    "augment/ocr.yaml": "--data",
+    "augment/randaugment.yaml": "--data",
+    "augment/strong.yaml": "--data",
+    "augment/video.yaml": "--data",
     "data/jersey_numbers.yaml": "--data",
     "logger/tensorboard.yaml": "--trainer.logger",
     "logger/wandb.yaml": "--trainer.logger",
+    "trainer/a100.yaml": "--trainer",
     "trainer/cpu.yaml": "--trainer",
+    "trainer/ddp.yaml": "--trainer",
     "trainer/smoke.yaml": "--trainer",
     "trainer/t4.yaml": "--trainer",
 }
@@ -29,6 +38,17 @@ ONE_STEP = [
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders = {f"{split}/{name}": 3 for split in ("train", "valid", "test") for name in ("0", "00", "1")}
     return draw_folders(tmp_path_factory.mktemp("images"), folders)
+
+
+@pytest.fixture(autouse=True)
+def _alone_again() -> Iterator[None]:
+    """Leave the process group that a distributed run makes, and the variables by which Lightning knows its rank."""
+    variables = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
 
 
 def rows(path: str) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 The texts that are shortened are jsonargparse's own and no interface of it: these are golden tests on the real parser.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ IN_FILES = {
     "model.image_size: [1]": "model.image_size=[1] (in my.yaml): expected int, list of 2 or null",
     "data.augment: lihgt": (
         "data.augment=lihgt (in my.yaml): expected none, light, standard, ocr, strong or list; did you mean 'light'?"
+    ),
+    "data.augment: [{class_path: torchvision.transforms.v2.RandomRotation, init_args: {degrees: many}}]": (
+        "data.augment.degrees=many (in my.yaml): expected number or list"
     ),
     "model.crop_mode: centre": (
         "model.crop_mode=centre (in my.yaml): expected center, squash, border or null; did you mean 'center'?"
@@ -204,6 +208,16 @@ def test_another_optimizer_keeps_nothing_of_the_default_one(
     optimizer = resolved(words, capfd, text=text)["model"]["optimizer"]
     assert optimizer["class_path"] == "torch.optim.SGD"
     assert optimizer["init_args"]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("degrees", [8, 8.5, [-8, 8]])
+def test_numbers_of_other_libraries_transforms_survive_being_saved(
+    workdir: Path, capfd: pytest.CaptureFixture[str], degrees: Any
+) -> None:
+    """torchvision types them as ``Number | Sequence``, which a parser cannot write down without our help."""
+    rotation = {"class_path": "torchvision.transforms.v2.RandomRotation", "init_args": {"degrees": degrees}}
+    [printed] = resolved("", capfd, text=f"data.augment: {json.dumps([rotation])}")["data"]["augment"]
+    assert printed["init_args"]["degrees"] == degrees
 
 
 def test_flags_win_wherever_they_stand(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
