@@ -18,10 +18,12 @@ import pytest
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from clf.data import jersey, synthetic
+from clf.data import jersey, rendering, synthetic
+from clf.data.rendering import Order, write
 from clf.data.samples import Source, Split
-from clf.data.synthetic import SyntheticJerseys, main, synthesise
+from clf.data.synthetic import SyntheticJerseys
 from clf.errors import UserError
+from clf.synth import main
 
 SMALL: dict[str, Any] = {"classes": ["0", "00", "1"], "train_per_class": 3, "val_per_class": 2, "test_per_class": 1}
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -37,7 +39,7 @@ def images(folder: Path) -> dict[str, bytes]:
 
 
 def made(folder: Path, **changes: Any) -> Path:
-    synthesise(SyntheticJerseys(**{**SMALL, **changes}), output=folder)
+    write(SyntheticJerseys(**{**SMALL, **changes}).order, output=folder)
     return folder
 
 
@@ -110,7 +112,7 @@ def test_the_same_spec_is_used_again_and_not_drawn_again(tmp_path: Path) -> None
     root = made(tmp_path / "data")
     next(root.glob("train/*.jpg")).write_bytes(b"touched")
     before = files(root)
-    assert not synthesise(SyntheticJerseys(**SMALL), output=root)
+    assert not write(SyntheticJerseys(**SMALL).order, output=root)
     assert files(root) == before
 
 
@@ -184,7 +186,7 @@ def failing_after(count: int, failure: BaseException) -> Callable[..., Any]:
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "render", failing_after(4, KeyboardInterrupt()))
+    monkeypatch.setattr(rendering, "render", failing_after(4, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
@@ -193,13 +195,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_a_full_disk_is_reported_with_its_folder_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthetic, "render", failing_after(4, OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(rendering, "render", failing_after(4, OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(UserError, match=r"cannot write the rendered dataset to .*data: .*No space left on device"):
         made(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 
 
-COMMAND = [sys.executable, "-c", "import sys; from clf.data.synthetic import main; sys.exit(main(sys.argv[1:]))"]
+COMMAND = [sys.executable, "-c", "import sys; from clf.synth import main; sys.exit(main(sys.argv[1:]))"]
 
 
 def test_a_killed_run_leaves_no_dataset_and_the_next_one_succeeds(tmp_path: Path) -> None:
@@ -229,20 +231,20 @@ def test_two_processes_at_once_end_up_with_one_whole_dataset(tmp_path: Path) -> 
 
 def overtaken_by(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Let another process finish ``root`` while this one is still drawing."""
-    write = synthetic._write
+    write_images = rendering._write
 
-    def slow_write(spec: SyntheticJerseys, *, folder: Path) -> None:
-        monkeypatch.setattr(synthetic, "_write", write)
+    def slow_write(order: Order, *, folder: Path) -> None:
+        monkeypatch.setattr(rendering, "_write", write_images)
         made(root, **changes)
-        write(spec, folder=folder)
+        write_images(order, folder=folder)
 
-    monkeypatch.setattr(synthetic, "_write", slow_write)
+    monkeypatch.setattr(rendering, "_write", slow_write)
 
 
 def test_who_is_overtaken_uses_the_winners_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "data"
     overtaken_by(root, monkeypatch)
-    assert not synthesise(SyntheticJerseys(**SMALL), output=root)
+    assert not write(SyntheticJerseys(**SMALL).order, output=root)
     assert list(tmp_path.iterdir()) == [root]
     assert len(images(root)) == 18
 
@@ -376,7 +378,7 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_command_needs_neither_torch_nor_rich_to_start() -> None:
-    code = "import sys, clf.data.synthetic; print([m for m in ('torch', 'rich') if m in sys.modules])"
+    code = "import sys, clf.synth; print([m for m in ('torch', 'rich') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
 
