@@ -86,7 +86,7 @@ def _fill(flags: Flags) -> None:
     gaps = find_gaps(counts, below=below, to=to)
     print(f"{root}: {len(counts)} classes, {len(samples)} training images")
     if full := [label for label in counts if is_number(label) and label not in gaps]:
-        print(f"full: {len(full)} classes have {below} images or more")
+        print(f"full ({below} images or more): {len(full)} of {len(counts)} classes")
     if others := [label for label in counts if not is_number(label)]:
         print(f"no jersey numbers, left as they are: {name_some(others)}")
     if not gaps:

@@ -1,6 +1,6 @@
 """Rendered numbers to measure: a YAML list of labels x colours with a count, read and held to what can be seen."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -55,12 +55,12 @@ class _Entry:
             if key not in self.values:
                 raise self.error(next(iter(self.values)), f"{key} is missing; expected an entry like {EXAMPLE}")
         labels = [require_number(label, key=f"{self._place('labels')}: labels") for label in self._list("labels")]
-        jerseys, numbers = (self._names(key, PALETTE) for key in ("jersey_colors", "number_colors"))
+        jerseys, numbers = (self._names(key, [*PALETTE]) for key in ("jersey_colors", "number_colors"))
         borders: list[str | None] = [None]
         if "borders" in self.values:
             borders = [*self._names("borders", [*PALETTE, "none"])]
         split = self.values.get("split", "train")
-        if split not in FOLDERS:
+        if split not in [*FOLDERS]:
             raise self.error("split", f"split={split!r} is none of {', '.join(FOLDERS)}")
         count = self.values["count"]
         if type(count) is not int or count < 1:
@@ -77,12 +77,12 @@ class _Entry:
         ]
         if pale:
             says = f"cannot be read (contrast below {MIN_CONTRAST:g}): {', '.join(pale)}"
-            raise self.error("number_colors", f"{says}; remove these pairs, in entries of their own if need be")
+            raise self.error("number_colors", f"{says}; divide the entry so that no such pair is left")
         if hidden := sorted({str(border) for border in borders} & {*jerseys, *numbers}):
             says = f"a {hidden[0]} border cannot be told from the {hidden[0]} it touches"
-            raise self.error("borders", f"{says}; remove it, or give that jersey or number an entry of its own")
+            raise self.error("borders", f"{says}; divide the entry so that no such pair is left")
 
-    def _names(self, key: str, known: Collection[str]) -> list[str]:
+    def _names(self, key: str, known: Sequence[str]) -> list[str]:
         names = self._list(key)
         for name in names:
             if name not in known:
