@@ -96,7 +96,8 @@ def _fill(flags: Flags) -> None:
     made = write(Order.of([Group("train", label, count) for label, count in gaps.items()], style), output=output)
     print(*_table({label: counts[label] for label in gaps}, gaps), sep="\n")
     print(f"{output}: {len(gaps)} classes; images: train {sum(gaps.values())}{_again(made)}")
-    print(_command(shlex.quote(_yaml_list([root, output])), "--data.train_only '{source: rendered}'"))
+    both = shlex.quote(_yaml_list([root, output]))
+    print(f"{_command(both, what='both')} --data.train_only '{{source: rendered}}'")
 
 
 def _places(flags: Flags) -> tuple[str, str]:
@@ -125,8 +126,8 @@ def _table(real: Mapping[str, int], rendered: Mapping[str, int]) -> list[str]:
     return [f"  {label:<5}  {n:>6}  {more:>8}  {total:>6}" for label, n, more, total in rows]
 
 
-def _command(root: str, *more: str) -> str:
-    return " ".join(["train on it: clf fit --config configs/jersey_numbers.yaml --data.root", root, *more])
+def _command(root: str, *, what: str = "it") -> str:
+    return f"train on {what}: clf fit --config configs/jersey_numbers.yaml --data.root {root}"
 
 
 def _yaml_list(paths: list[str]) -> str:

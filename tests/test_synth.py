@@ -23,7 +23,7 @@ from clf.synth import main
 
 SPEC = '- {labels: ["7", "00"], jersey_colors: [red, navy], number_colors: [white], borders: [none], count: 2}\n'
 TRAIN = (
-    "train on it: clf fit --config configs/jersey_numbers.yaml --data.root '[real, real-rendered]' "
+    "train on both: clf fit --config configs/jersey_numbers.yaml --data.root '[real, real-rendered]' "
     "--data.train_only '{source: rendered}'"
 )
 
@@ -153,7 +153,7 @@ def test_rare_numbers_are_filled_in_a_root_beside_the_real_one(real: Path, capsy
     assert files(real) == before
     made = real.with_name("real-rendered")
     assert {path.name for path in made.iterdir()} == {"train", "synthetic.json"}
-    assert [row["suffix"] for row in rows(made)] == ["7"] * 4 + ["00"] * 2
+    assert [row["suffix"] for row in rows(made)] == ["00"] * 2 + ["7"] * 4
     assert all(row["metadata"]["source"] == "rendered" for row in rows(made))
     assert heights(made) == {30}
 
@@ -289,14 +289,14 @@ def test_chosen_combinations_are_rendered_and_named(workdir: Path, capsys: pytes
     )
     found = rows(workdir / "wanted")
     assert [(row["suffix"], row["metadata"]["jersey_color"]) for row in found[::2]] == [
-        ("7", "red"),
-        ("7", "navy"),
-        ("00", "red"),
         ("00", "navy"),
+        ("00", "red"),
+        ("7", "navy"),
+        ("7", "red"),
     ]
     assert {row["metadata"]["number_color"] for row in found} == {"white"}
     assert {row["metadata"]["border"] for row in found} == {"none"}
-    assert found[0]["image"] == "7_red_white_none_00000.jpg"
+    assert found[0]["image"] == "00_navy_white_none_00000.jpg"
     assert len(list((workdir / "wanted" / "valid").glob("*.jpg"))) == 4
     before = files(workdir)
     main(argv)
@@ -310,6 +310,14 @@ def test_the_list_is_part_of_what_the_folder_is(workdir: Path) -> None:
     (workdir / "wanted.yaml").write_text(SPEC.replace("red, ", ""))
     with pytest.raises(UserError, match="2 images of train/00/red/white/none, not 0; 2 images of train/7/red"):
         main(["--spec", "wanted.yaml", "--output", "wanted"])
+
+
+def test_the_order_of_the_list_changes_nothing(workdir: Path) -> None:
+    (workdir / "one.yaml").write_text(SPEC)
+    (workdir / "two.yaml").write_text(SPEC.replace("red, navy", "navy, red").replace('"7", "00"', '"00", "7"'))
+    for name in ("one", "two"):
+        main(["--spec", f"{name}.yaml", "--output", name])
+    assert files(Path("one")) == files(Path("two"))
 
 
 def test_other_combinations_and_more_images_leave_the_others_as_they_are(workdir: Path) -> None:

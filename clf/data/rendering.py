@@ -103,8 +103,9 @@ class Order:
     @classmethod
     def of(cls, groups: Sequence[Group], style: Style) -> "Order":
         """Order groups whose counts and colours are all that there is to know of them."""
+        groups = sorted(groups, key=lambda group: group.key)
         settings = {key: value for key, value in asdict(style).items() if value is not None}
-        images = {group.key: group.count for group in sorted(groups, key=lambda group: group.key)}
+        images = {group.key: group.count for group in groups}
         return cls(groups, style, {"renderer": RENDERER, "images": images, **settings})
 
     @property
