@@ -207,7 +207,7 @@ def test_given_heights_are_not_measured(real: Path, capsys: pytest.CaptureFixtur
 
 def test_numbers_are_drawn_in_tight_crops_unless_asked_for_otherwise(real: Path) -> None:
     fill("--output", "one")
-    fill("--output", "two", "--tightness", "0.65")
+    fill("--output", "two", "--tightness", "0.6")
     assert images(Path("one")) == images(Path("two"))
 
 
