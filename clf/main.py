@@ -13,7 +13,7 @@ TRAINER_VERBS = {
     "predict": "write predictions for the test split, or for --data.predict PATH",
 }
 PLAIN_VERBS = {
-    "synth": "render a synthetic jersey-number dataset",
+    "synth": "render jersey numbers: a dataset, or what a real one lacks",
     "configs": "list the shipped configs with their headers",
 }
 _TOO_EARLY = "stopped by Ctrl-C before there was anything to save"
@@ -80,7 +80,7 @@ def _dispatch(words: list[str]) -> int:
 
         return run(verb, rest)
     if verb == "synth":
-        from clf.data.synthetic import main as synth
+        from clf.synth import main as synth
 
         return synth(rest)
     if verb == "configs":

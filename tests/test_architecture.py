@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
-    ("F4", {"cli"}),
+    ("F4", {"cli", "synth"}),
     ("F4", {"session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "loggers"}),

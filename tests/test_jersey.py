@@ -1,11 +1,14 @@
 """The drawn jersey number: legible by measurement, decided by its generator, and spoilt as much as asked."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clf.data.jersey import MIN_CONTRAST, PALETTE, RGB, contrast, render, spoil
+from clf.data.jersey import MIN_CONTRAST, PALETTE, RGB, Colours, contrast, render, spoil
 
 Pixels = NDArray[np.float64]
 
@@ -180,3 +183,71 @@ def test_rotation_is_how_far_numbers_turn() -> None:
 
     upright, turned = spread(0), spread(40)
     assert upright < 10 < 15 < turned
+
+
+def test_the_first_renderer_draws_today_what_it_always_drew() -> None:
+    digest = hashlib.sha256()
+    for seed in range(40):
+        looks = {"size": 24 + seed, "degradation": seed % 4 / 4, "rotation": float(seed % 13)}
+        image, metadata = render(("7", "00", "123")[seed % 3], np.random.default_rng(seed), **looks)  # type: ignore[arg-type]
+        digest.update(image.tobytes() + json.dumps(dict(metadata)).encode())
+    # Where this fails, raise RENDERER: datasets that are already rendered are others than those rendered from now on.
+    assert digest.hexdigest() == "7fb660ceb2cd3149bca3aa92cf1961b97ae3295683d07bfe2ba1c246484dac37"
+
+
+@pytest.mark.parametrize("border", ["none", "gold"])
+def test_chosen_colours_are_worn_and_named(border: str) -> None:
+    shares = []
+    for seed in range(20):
+        colours = Colours("navy", "white", border)
+        image, metadata = render("8", np.random.default_rng(seed), size=64, degradation=0, colours=colours)
+        assert metadata == {"jersey_color": "navy", "number_color": "white", "border": border, "source": "rendered"}
+        kinds = nearest(np.asarray(image, np.float64), "navy", "white", "gold")
+        shares.append([float((kinds == kind).mean()) for kind in range(3)])
+    navy, white, gold = np.median(shares, axis=0)
+    assert navy > 0.4
+    assert 0.05 < white < 0.4
+    assert (gold > 0.04) == (border == "gold")
+
+
+def test_a_border_that_is_not_chosen_is_left_to_chance() -> None:
+    borders = {
+        str(render("8", np.random.default_rng(seed), size=16, colours=Colours("red", "white"))[1]["border"])
+        for seed in range(40)
+    }
+    assert "none" in borders
+    assert len(borders) > 3
+
+
+def test_tightness_is_the_share_of_the_height_that_the_number_takes() -> None:
+    def share(tightness: float | None) -> float:
+        shares = []
+        for seed in range(30):
+            colours = Colours("navy", "white", "none")
+            image, _ = render(
+                "88",
+                np.random.default_rng(seed),
+                size=80,
+                degradation=0,
+                rotation=0,
+                colours=colours,
+                tightness=tightness,
+            )
+            rows = (nearest(np.asarray(image, np.float64), "navy", "white") == 1).any(1).nonzero()[0]
+            shares.append((rows[-1] - rows[0] + 1) / 80)
+        return float(np.median(shares))
+
+    loose, middling, tight = share(None), share(0.65), share(0.8)
+    assert loose < 0.6
+    assert 0.6 < middling < 0.75
+    assert 0.75 < tight < 0.92
+
+
+def test_a_tight_crop_is_as_wide_as_its_number() -> None:
+    def widths(label: str, tightness: float | None) -> list[int]:
+        return [render(label, np.random.default_rng(seed), size=50, tightness=tightness)[0].width for seed in range(20)]
+
+    one, two, three = (float(np.median(widths(label, 0.65))) for label in ("7", "77", "777"))
+    assert 25 < one < 38 < two < 50 < three
+    assert len(set(widths("7", 0.65))) > 5
+    assert widths("7", None) == widths("777", None)

@@ -18,9 +18,10 @@ import pytest
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from clf.data import jersey, synthetic
+from clf.data import jersey, rendering, synthetic
+from clf.data.rendering import Order, write
 from clf.data.samples import Source, Split
-from clf.data.synthetic import SyntheticJerseys, main, synthesise
+from clf.data.synthetic import SyntheticJerseys
 from clf.errors import UserError
 
 SMALL: dict[str, Any] = {"classes": ["0", "00", "1"], "train_per_class": 3, "val_per_class": 2, "test_per_class": 1}
@@ -37,7 +38,7 @@ def images(folder: Path) -> dict[str, bytes]:
 
 
 def made(folder: Path, **changes: Any) -> Path:
-    synthesise(SyntheticJerseys(**{**SMALL, **changes}), output=folder)
+    write(SyntheticJerseys(**{**SMALL, **changes}).order, output=folder)
     return folder
 
 
@@ -85,7 +86,7 @@ def test_classes_do_not_share_their_draws(tmp_path: Path) -> None:
     assert looks[:9] != looks[9:18] != looks[18:] != looks[:9]
 
 
-@pytest.mark.parametrize("changes", [{"degradation": 1.0}, {"rotation": 40.0}])
+@pytest.mark.parametrize("changes", [{"degradation": 1.0}, {"rotation": 40.0}, {"tightness": 0.8}])
 def test_what_makes_the_task_harder_changes_the_images(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert images(made(tmp_path / "one")) != images(made(tmp_path / "two", **changes))
 
@@ -110,7 +111,7 @@ def test_the_same_spec_is_used_again_and_not_drawn_again(tmp_path: Path) -> None
     root = made(tmp_path / "data")
     next(root.glob("train/*.jpg")).write_bytes(b"touched")
     before = files(root)
-    assert not synthesise(SyntheticJerseys(**SMALL), output=root)
+    assert not write(SyntheticJerseys(**SMALL).order, output=root)
     assert files(root) == before
 
 
@@ -184,7 +185,7 @@ def failing_after(count: int, failure: BaseException) -> Callable[..., Any]:
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "render", failing_after(4, KeyboardInterrupt()))
+    monkeypatch.setattr(rendering, "render", failing_after(4, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
@@ -193,13 +194,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_a_full_disk_is_reported_with_its_folder_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthetic, "render", failing_after(4, OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(rendering, "render", failing_after(4, OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(UserError, match=r"cannot write the rendered dataset to .*data: .*No space left on device"):
         made(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 
 
-COMMAND = [sys.executable, "-c", "import sys; from clf.data.synthetic import main; sys.exit(main(sys.argv[1:]))"]
+COMMAND = [sys.executable, "-c", "import sys; from clf.synth import main; sys.exit(main(sys.argv[1:]))"]
 
 
 def test_a_killed_run_leaves_no_dataset_and_the_next_one_succeeds(tmp_path: Path) -> None:
@@ -229,20 +230,20 @@ def test_two_processes_at_once_end_up_with_one_whole_dataset(tmp_path: Path) -> 
 
 def overtaken_by(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Let another process finish ``root`` while this one is still drawing."""
-    write = synthetic._write
+    write_images = rendering._write
 
-    def slow_write(spec: SyntheticJerseys, *, folder: Path) -> None:
-        monkeypatch.setattr(synthetic, "_write", write)
+    def slow_write(order: Order, *, folder: Path) -> None:
+        monkeypatch.setattr(rendering, "_write", write_images)
         made(root, **changes)
-        write(spec, folder=folder)
+        write_images(order, folder=folder)
 
-    monkeypatch.setattr(synthetic, "_write", slow_write)
+    monkeypatch.setattr(rendering, "_write", slow_write)
 
 
 def test_who_is_overtaken_uses_the_winners_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "data"
     overtaken_by(root, monkeypatch)
-    assert not synthesise(SyntheticJerseys(**SMALL), output=root)
+    assert not write(SyntheticJerseys(**SMALL).order, output=root)
     assert list(tmp_path.iterdir()) == [root]
     assert len(images(root)) == 18
 
@@ -281,6 +282,10 @@ def test_specs_do_not_share_a_default_folder(tmp_path: Path) -> None:
     assert SyntheticJerseys(folder=str(tmp_path)).root == tmp_path
 
 
+def test_a_dataset_that_was_rendered_before_numbers_could_be_tight_is_found_again() -> None:
+    assert SyntheticJerseys().root == Path("data/synthetic-5fc2819a")
+
+
 def test_a_split_of_no_images_is_empty(tmp_path: Path) -> None:
     source = SyntheticJerseys(**{**SMALL, "val_per_class": 0}, folder=str(tmp_path / "data"))
     assert source.samples("val") == []
@@ -312,6 +317,8 @@ def test_a_spoilt_dataset_is_reported_with_its_file(tmp_path: Path) -> None:
         ({"size_max": 513}, "size_max=513"),
         ({"degradation": 1.1}, "degradation=1.1 is out of range; choose a number from 0 to 1"),
         ({"degradation": float("nan")}, "degradation=nan"),
+        ({"tightness": 0.1}, "tightness=0.1 is out of range; choose a number from 0.2 to 1"),
+        ({"tightness": 1.1}, "tightness=1.1 is out of range"),
         ({"rotation": -1}, "rotation=-1 is out of range; choose a number from 0 to 45"),
     ],
 )
@@ -326,59 +333,6 @@ def test_yaml_can_name_the_source_and_keeps_classes_as_text() -> None:
     settings = {"class_path": "clf.data.synthetic.SyntheticJerseys", "init_args": {"classes": ["00", "1"], "seed": 5}}
     source = parser.instantiate(parser.parse_object({"source": settings})).source
     assert source == SyntheticJerseys(classes=["00", "1"], seed=5)
-
-
-def test_the_command_says_what_it_made_and_how_to_train_on_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "my data"
-    assert main(["--output", str(root), *FLAGS]) == 0
-    first = capsys.readouterr().out
-    assert f"{root}: 3 classes; images: train 9, val 6, test 3\n" in first
-    assert f"clf fit --config configs/jersey_numbers.yaml --data.root '{root}'\n" in first
-    assert files(root) == files(made(tmp_path / "by hand"))
-    assert main(["--output", str(root), *FLAGS]) == 0
-    assert "(was already there)" in capsys.readouterr().out
-
-
-def test_every_flag_of_the_command_reaches_the_dataset(tmp_path: Path) -> None:
-    flags = {"seed": 9, "size_min": 20, "size_max": 24, "degradation": 0.25, "rotation": 3.0}
-    main(["--output", str(tmp_path / "data"), *FLAGS, *(f"--{key}={value}" for key, value in flags.items())])
-    assert files(tmp_path / "data") == files(made(tmp_path / "by hand", **flags))
-
-
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        ([], "the following arguments are required: --output"),
-        (["--output", "x", "--seeed", "3"], r"unknown argument '--seeed'; did you mean '--seed'\?"),
-        (["--output", "x", "--train", "3"], "unknown argument '--train'"),
-        (["--output", "x", "--seed", "three"], "argument --seed: invalid int value: 'three'"),
-        (["--output", "x", "--classes"], "argument --classes: expected at least one argument"),
-        (["--output", "x", "--classes", "ten"], "classes has 'ten'"),
-    ],
-)
-def test_a_mistyped_command_is_one_message_and_makes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], says: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=says):
-        main(argv)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leaving:
-        main(["--help"])
-    assert leaving.value.code == 0
-    text = capsys.readouterr().out
-    assert all(f"--{key}" in text for key in SyntheticJerseys().record if key != "renderer")
-
-
-def test_the_command_needs_neither_torch_nor_rich_to_start() -> None:
-    code = "import sys, clf.data.synthetic; print([m for m in ('torch', 'rich') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
 
 
 class Terminal(io.StringIO):

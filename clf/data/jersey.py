@@ -1,6 +1,7 @@
 """One picture of a jersey number: a pure function of a label and a generator; numpy, Pillow and Pillow's own font."""
 
 import io
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -33,6 +34,21 @@ RGB = tuple[int, int, int]
 Array = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Colours:
+    """The colours of a shirt, by their names in ``PALETTE``.
+
+    Args:
+        jersey: The cloth.
+        number: The digits.
+        border: The line around them; ``none`` draws none, None leaves it to chance.
+    """
+
+    jersey: str
+    number: str
+    border: str | None = None
+
+
 def contrast(first: RGB, second: RGB) -> float:
     """Contrast ratio of two sRGB colours, from 1 (none) to 21 (black on white).
 
@@ -48,30 +64,41 @@ def contrast(first: RGB, second: RGB) -> float:
 
 
 def render(
-    label: str, rng: np.random.Generator, *, size: int = 48, degradation: float = 0.5, rotation: float = 10.0
+    label: str,
+    rng: np.random.Generator,
+    *,
+    size: int = 48,
+    degradation: float = 0.5,
+    rotation: float = 10.0,
+    colours: Colours | None = None,
+    tightness: float | None = None,
 ) -> tuple[Image.Image, Metadata]:
     """Draw one crop of a jersey with its number.
 
-    The number stays clear of the edges: a centre crop of 0.875 of the shorter side does not cut it.
+    Without ``tightness`` the number stays clear of the edges: a centre crop of 0.875 of the shorter side does not cut
+    it. With it, the picture is a crop of the number itself, as a detector makes it: narrow for one digit, wide for
+    three, and hardly anything but the number in it.
 
     Args:
         label: The number, one to three digits.
         rng: Where every choice comes from.
-        size: Height in pixels; the width is 0.85 to 1 of it.
+        size: Height in pixels; without ``tightness`` the width is 0.85 to 1 of it.
         degradation: What camera and codec do (downscaling, blur, noise, JPEG), from 0 (nothing) to 1 (cruel).
         rotation: The largest turn, in degrees to either side.
+        colours: What is worn; None leaves that to chance. Each dye still differs a little from its palette colour.
+        tightness: Share of the height that the number takes, above 0 and up to 1; None takes 0.5 to 0.58.
     Returns:
         The picture (RGB), and its metadata: ``jersey_color``, ``number_color``, ``border`` (a colour or ``none``) and
         ``source``, which is ``rendered``.
     """
-    width = round(size * rng.uniform(0.85, 1.0))
-    names, colours = _choose_colours(rng)
+    width = _choose_width(len(label), rng, size=size, tightness=tightness)
+    names, dyes = _choose_colours(rng, colours)
     canvas = (SUPERSAMPLING * width, SUPERSAMPLING * size)
 
-    image = Image.new("RGB", canvas, colours["jersey"])
-    for part, mask in _draw_parts(label, rng, canvas=canvas, rotation=rotation).items():
-        if part in colours:
-            image.paste(colours[part], mask=mask)
+    image = Image.new("RGB", canvas, dyes["jersey"])
+    for part, mask in _draw_parts(label, rng, canvas=canvas, rotation=rotation, tightness=tightness).items():
+        if part in dyes:
+            image.paste(dyes[part], mask=mask)
     pixels = np.asarray(image.resize((width, size), Image.Resampling.BOX), np.float32)  # (H, W, 3)
     weave = 4 * rng.standard_normal((size, width, 1), np.float32)
     image = _to_image(pixels * _folds(rng, height=size, width=width)[..., None] + weave)
@@ -107,13 +134,26 @@ def spoil(
     return Image.open(buffer).convert("RGB")
 
 
-def _choose_colours(rng: np.random.Generator) -> tuple[dict[str, str], dict[str, RGB]]:
+def _choose_width(digits: int, rng: np.random.Generator, *, size: int, tightness: float | None) -> int:
+    if tightness is None:
+        return round(size * rng.uniform(0.85, 1.0))
+    # Jerseys' digits are about half as wide as tall, and croppers leave less beside a number than above it.
+    return round(size * (0.45 * tightness * digits + rng.uniform(0.5, 1.3) * (1 - tightness)))
+
+
+def _choose_colours(rng: np.random.Generator, chosen: Colours | None = None) -> tuple[dict[str, str], dict[str, RGB]]:
     """Name and mix the colours of jersey, number, border and side panel; the number stands out from what it touches."""
     dyes = {name: _dye(colour, rng) for name, colour in PALETTE.items()}
-    jersey = str(rng.choice(list(dyes)))
-    number = str(rng.choice([name for name in dyes if contrast(dyes[name], dyes[jersey]) >= MIN_CONTRAST]))
-    borders = [name for name in dyes if name != jersey and contrast(dyes[name], dyes[number]) >= MIN_CONTRAST]
-    border = str(rng.choice(borders)) if borders and rng.random() < 0.6 else "none"
+    if chosen is None:
+        jersey = str(rng.choice(list(dyes)))
+        number = str(rng.choice([name for name in dyes if contrast(dyes[name], dyes[jersey]) >= MIN_CONTRAST]))
+    else:
+        jersey, number = chosen.jersey, chosen.number
+    if chosen is None or chosen.border is None:
+        borders = [name for name in dyes if name != jersey and contrast(dyes[name], dyes[number]) >= MIN_CONTRAST]
+        border = str(rng.choice(borders)) if borders and rng.random() < 0.6 else "none"
+    else:
+        border = chosen.border
     panel = str(rng.choice(list(dyes))) if rng.random() < 0.4 else "none"
     names = {"jersey": jersey, "number": number, "border": border, "panel": panel}
     return names, {part: dyes[name] for part, name in names.items() if name != "none"}
@@ -125,7 +165,7 @@ def _dye(colour: RGB, rng: np.random.Generator) -> RGB:
 
 
 def _draw_parts(
-    label: str, rng: np.random.Generator, *, canvas: tuple[int, int], rotation: float
+    label: str, rng: np.random.Generator, *, canvas: tuple[int, int], rotation: float, tightness: float | None
 ) -> dict[str, Image.Image]:
     """Draw what lies on the cloth, bottom to top, as masks of the canvas' size, all seen in one perspective."""
     em = canvas[1]
@@ -135,7 +175,7 @@ def _draw_parts(
     advance = font.getlength("0") + 1.5 * weight + 0.7 * edge
     cap, length = 0.72 * em, advance * len(label)  # the font's digits are all as wide as its zero
     sheet = (2 * em + round(length), 3 * em)
-    to_sheet = _perspective(rng, canvas=canvas, sheet=sheet, text=(length, cap), rotation=rotation)
+    to_sheet = _perspective(rng, canvas=canvas, sheet=sheet, text=(length, cap), rotation=rotation, tightness=tightness)
 
     panel, border, number = (Image.new("L", sheet) for _ in range(3))
     side = round(length / 2 + em * rng.uniform(0.12, 0.3))
@@ -158,13 +198,17 @@ def _perspective(
     sheet: tuple[int, int],
     text: tuple[float, float],
     rotation: float,
+    tightness: float | None,
 ) -> list[float]:
     """Where on the flat sheet each canvas pixel looks: the eight numbers that Pillow's perspective takes."""
     width, height = canvas
-    tall = height * rng.uniform(0.5, 0.58)
+    tall = height * (rng.uniform(0.5, 0.58) if tightness is None else tightness * rng.uniform(0.9, 1.05))
     wide = tall * text[0] / text[1] * rng.uniform(0.85, 1.05)
-    squeeze = min(1.0, 0.7 * width / wide)  # Jerseys condense long numbers: two thirds by width, one by height.
-    tall, wide = tall * squeeze**0.33, wide * squeeze
+    if tightness is None:
+        squeeze = min(1.0, 0.7 * width / wide)  # Jerseys condense long numbers: two thirds by width, one by height.
+        tall, wide = tall * squeeze**0.33, wide * squeeze
+    else:
+        wide = min(wide, width * rng.uniform(0.75, 0.95))
     angle, slant = np.deg2rad(rng.uniform(-rotation, rotation)), rng.uniform(-0.08, 0.15)
     turn = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     tilt = np.array([[1, slant, 0], [0, 1, 0], [*rng.uniform(-0.25, 0.25, 2) / height, 1]])
