@@ -83,11 +83,18 @@ def _require_archive(path: Path) -> None:
             start = file.read(2)
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    if not zipfile.is_zipfile(path):
+    if not _is_archive(path):
         reason = "cut off" if start == b"PK" else "another kind of file" if start else "empty"
         raise UserError(
             f"checkpoint {path} is corrupt or no checkpoint at all: the file is {reason}; give another --ckpt_path"
         )
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # Python 3.11 reads on behind an end record that promises too much.
+        return False
 
 
 def describe_mismatch(saved: Facts, current: Facts) -> list[str]:

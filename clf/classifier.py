@@ -192,7 +192,7 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics."""
-        self.log_dict(self.training_metrics.compute())
+        self.log_dict(self.training_metrics.compute(), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Score a batch of the validation split."""
@@ -236,7 +236,8 @@ class Classifier(LightningModule):
         return dict(zip(self.classes, metrics.images_per_class, strict=True))
 
     def _log_evaluation(self, metrics: EvaluationMetrics) -> None:
-        self.log_dict(metrics.compute())
+        # All processes have computed the same; without the flag Lightning warns that they might not have.
+        self.log_dict(metrics.compute(), sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Compute the logits (N, C) of a batch; N may be 0 where no image could be read."""
