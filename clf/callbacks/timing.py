@@ -98,4 +98,6 @@ class Timing(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log."""
-        pl_module.log_dict(self._clock.metrics(perf_counter(), processes=trainer.world_size), batch_size=1, sync_dist=True)
+        pl_module.log_dict(
+            self._clock.metrics(perf_counter(), processes=trainer.world_size), batch_size=1, sync_dist=True
+        )
