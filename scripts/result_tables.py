@@ -1,8 +1,8 @@
 """Results that were measured: collects them from runs, and writes the tables of the README and of docs/results.md.
 
-python scripts/results.py collect runs/jersey_numbers/003 --as jersey_numbers --data "basketball crops, 42 classes"
-python scripts/results.py collect runs/no_ema/001 --as no_ema --data … --change "no EMA" --against runs/base/001
-python scripts/results.py tables
+python scripts/result_tables.py collect runs/jersey_numbers/003 --as jersey_numbers --data "42 jersey numbers"
+python scripts/result_tables.py collect runs/no_ema/001 --as no_ema --data … --change "no EMA" --against runs/base/001
+python scripts/result_tables.py tables
 
 A collected result is a file in docs/results. The tables are made of these files and of nothing else; a test compares.
 """
@@ -20,7 +20,7 @@ from clf.statistics import Proportion, mcnemar_p
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-START, END = "<!-- table {name}: written by scripts/results.py -->", "<!-- end of table -->"
+START, END = "<!-- table {name}: written by scripts/result_tables.py -->", "<!-- end of table -->"
 NOISE = 0.05  # A difference that chance alone makes more often than this is called noise.
 
 Result = Mapping[str, Any]
