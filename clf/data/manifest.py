@@ -91,7 +91,7 @@ class ManifestSource:
         value = row[self._split]
         split = SPLIT_NAMES.get(str(value).strip().lower())
         if split is None:
-            hint = did_you_mean(str(value).lower(), SPLIT_NAMES)
+            hint = did_you_mean(str(value).lower(), SPLIT_NAMES, cutoff=0.7)
             raise UserError(f"{place}: {self._split}={value!r} is no split; write train, valid or test{hint}")
         if named and split != named and len(self._files) > 1:
             raise UserError(f"{place}: {self._split}={value!r} in a file that is called like another split")

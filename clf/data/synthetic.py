@@ -8,9 +8,7 @@ import re
 import secrets
 import shlex
 import shutil
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -20,6 +18,7 @@ import numpy as np
 from clf.data.jersey import RENDERER, render
 from clf.data.samples import Sample, Split
 from clf.errors import UserError, did_you_mean
+from clf.progressbar import watched
 
 logger = logging.getLogger("clf")
 
@@ -37,8 +36,6 @@ FLAGS: Final = {
     "degradation": "what camera and codec spoil, from 0 (nothing) to 1 (cruel)",
     "rotation": "largest turn in degrees to either side",
 }
-
-Job = tuple[Split, str, int]
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,7 @@ def _write(spec: SyntheticJerseys, *, folder: Path) -> None:
     for split in rows:
         (folder / FOLDERS[split]).mkdir()
     jobs = [(split, label, n) for split in rows for label in sorted(spec.classes) for n in range(spec.counts[split])]
-    for split, label, number in _watched(jobs):
+    for split, label, number in watched(jobs, title="rendering jersey numbers"):
         key = hashlib.sha256(f"{spec.seed}/{split}/{label}/{number}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(key, "big"))
         size = int(rng.integers(spec.size_min, spec.size_max, endpoint=True))
@@ -198,22 +195,6 @@ def _write(spec: SyntheticJerseys, *, folder: Path) -> None:
     for split, lines in rows.items():
         (folder / FOLDERS[split] / ANNOTATIONS).write_text("".join(lines), "utf-8")
     (folder / SPEC_FILE).write_text(json.dumps(spec.record, indent=2) + "\n", "utf-8")
-
-
-def _watched(jobs: list[Job]) -> Iterator[Job]:
-    """Pass the jobs on, with a bar once they have taken two seconds and somebody is looking."""
-    if not sys.stderr.isatty():
-        yield from jobs
-        return
-    from rich.console import Console  # Slow to import, and needed here alone.
-    from rich.progress import Progress
-
-    start = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("rendering jersey numbers", total=len(jobs), visible=False)
-        for job in jobs:
-            yield job
-            progress.update(task, advance=1, visible=time.monotonic() - start > 2)
 
 
 class _Parser(argparse.ArgumentParser):
