@@ -21,11 +21,11 @@ class Disk:
 
     def real(self, path: str) -> str:
         """Resolve symbolic links: the same for all paths that lead to one file, also where there is none."""
-        folder, _, name = path.rpartition("/")
-        folder = "/" if path.startswith("/") and not folder else folder
+        folder, slash, name = path.rpartition("/")
         if folder not in self._real:
-            links = frozenset(name for name, is_link in _entries(folder) if is_link)
-            self._real[folder] = os.path.realpath(folder or "."), links
+            above = folder or slash
+            links = frozenset(name for name, is_link in _entries(above) if is_link)
+            self._real[folder] = os.path.realpath(above or "."), links
         place, links = self._real[folder]
         return os.path.realpath(path) if name in links else f"{place}/{name}"
 

@@ -112,8 +112,8 @@ def carve(
     """
     labels: dict[str, set[str]] = defaultdict(set)
     paths: dict[str, str] = {}
-    for sample in train:
-        image = file(sample.path)
+    files = [file(sample.path) for sample in train]
+    for sample, image in zip(train, files, strict=True):
         labels[image].add(_label(sample))
         paths.setdefault(image, sample.path)
     stay = {file(path) for path in kept}
@@ -126,7 +126,8 @@ def carve(
     for name, found in images.items():
         order = sorted(found, key=lambda image: _shuffle_key(relative(paths[image], bases), seed=seed))
         chosen.update(order[: quota[name]])
-    return [s for s in train if file(s.path) not in chosen], [s for s in train if file(s.path) in chosen]
+    left = [sample for sample, image in zip(train, files, strict=True) if image not in chosen]
+    return left, [sample for sample, image in zip(train, files, strict=True) if image in chosen]
 
 
 def _share(counts: Mapping[str, int], *, fraction: float) -> dict[str, int]:
@@ -154,7 +155,7 @@ def relative(path: str, bases: Sequence[str]) -> str:
         path: A path that begins with one of the folders; any other is told from the first.
         bases: The folders; an empty text is the working folder.
     """
-    around = [base for base in bases if path.startswith(f"{base}/") or not (base or os.path.isabs(path))]
+    around = [base for base in bases if path.startswith(f"{base}/") or not (base or path.startswith("/"))]
     if around:
         base = max(around, key=len)
         return path[len(base) + 1 :] if base else path

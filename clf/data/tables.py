@@ -156,7 +156,7 @@ class SampleReader:
         self._path, self._label, self._facts = path, label, facts
         self._missing: list[str] = []
         self._disk = Disk()
-        self._seen: dict[tuple[Any, ...], Metadata] = {(): NO_METADATA}
+        self._seen: dict[tuple[Any, ...], Metadata] = {}
 
     def read(self, place: str, row: Row) -> Sample | None:
         """Make a sample of a row; None where the label is empty.
@@ -191,6 +191,8 @@ class SampleReader:
             if place.rpartition(":")[0].lower().endswith(".jsonl"):
                 raise UserError(f"{place}: metadata={json.dumps(metadata):.40} is not an object")
             metadata = {}  # A table may well have a column of that name.
+        if not (metadata or self._facts):
+            return NO_METADATA
         facts = {**metadata, **{key: row[key] for key in self._facts if key in row}}
         for key, value in facts.items():
             if isinstance(value, dict | list):

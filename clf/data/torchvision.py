@@ -155,10 +155,10 @@ class TorchvisionSource:
             except ValueError as error:
                 if self._splits is not None or "split" not in str(error):
                     raise UserError(f"{self._name} cannot be made with {given}: {error}") from error
-                refusal = error
+                refusal = refusal or error
         if split == "train" and refusal:
             raise UserError(
-                f"{self._name} has no split called train ({refusal}); say in splits what each split is, "
+                f"{self._name} has no split called train ({str(refusal).rstrip('.')}); say in splits what each split is, "
                 "e.g. splits: {train: {split: …}, test: {split: …}}"
             ) from refusal
         return None
