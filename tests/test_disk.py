@@ -28,7 +28,8 @@ def test_all_paths_to_a_file_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     same = ["a/1.jpg", "./a/1.jpg", "b/1.jpg", "a/../b/1.jpg", f"{tmp_path}/a//1.jpg"]
     assert {disk.real(path) for path in same} == {os.path.realpath("a/1.jpg")}
     assert {disk.real(path) for path in ("2.jpg", "a/link.jpg", "b/link.jpg")} == {os.path.realpath("2.jpg")}
-    assert disk.real("nowhere/1.jpg") == os.path.realpath("nowhere/1.jpg")
+    for path in ("nowhere/1.jpg", "3.jpg", "/3.jpg"):
+        assert disk.real(path) == os.path.realpath(path)
 
 
 def test_folder_is_listed_once_for_all_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,11 @@ class Disk:
 
     def real(self, path: str) -> str:
         """Resolve symbolic links: the same for all paths that lead to one file, also where there is none."""
-        folder, slash, name = path.rpartition("/")
+        above, slash, name = path.rpartition("/")
+        folder = above + slash
         if folder not in self._real:
-            above = folder or slash
-            links = frozenset(name for name, is_link in _entries(above) if is_link)
-            self._real[folder] = os.path.realpath(above or "."), links
+            links = frozenset(name for name, is_link in _entries(folder) if is_link)
+            self._real[folder] = os.path.realpath(folder or ".").rstrip("/"), links
         place, links = self._real[folder]
         return os.path.realpath(path) if name in links else f"{place}/{name}"
 

@@ -157,8 +157,9 @@ class TorchvisionSource:
                     raise UserError(f"{self._name} cannot be made with {given}: {error}") from error
                 refusal = refusal or error
         if split == "train" and refusal:
+            reason = str(refusal).rstrip(".")
             raise UserError(
-                f"{self._name} has no split called train ({str(refusal).rstrip('.')}); say in splits what each split is, "
+                f"{self._name} has no split called train ({reason}); say in splits what each split is, "
                 "e.g. splits: {train: {split: …}, test: {split: …}}"
             ) from refusal
         return None
