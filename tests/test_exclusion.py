@@ -7,6 +7,8 @@ import pytest
 from datasets import draw_pets, image_data, touch
 
 from clf.data.datamodule import ImageData
+from clf.data.folder import FolderSource
+from clf.data.layout import Tree
 from clf.errors import UserError
 
 
@@ -95,6 +97,13 @@ def test_list_works_for_each_of_several_roots(root: Path, tmp_path: Path) -> Non
     (tmp_path / "bad.txt").write_text("train/cat/0.png\nothers/train/cat/1.png\n")
     module = image_data([str(root), f"{tmp_path}/others"], exclude=f"{tmp_path}/bad.txt")
     assert len(module.samples("train")) == 22 - 3
+
+
+def test_list_works_without_a_root(root: Path) -> None:
+    source = FolderSource(Tree(str(root)))
+    (root.parent / "bad.txt").write_text("pets/train/cat/1.png\ntrain/cat/2.png\n")
+    module = image_data(None, source=source, exclude=f"{root.parent}/bad.txt")
+    assert len(module.samples("train")) == 10
 
 
 def test_list_that_leaves_nothing_is_refused(root: Path) -> None:

@@ -132,6 +132,16 @@ def test_manifest_of_empty_labels_is_refused(tmp_path: Path) -> None:
     assert "every label in 'label' is empty; set data.label_key" in message
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [("path,label\n", "lists no images"), ("path,label\n1.jpg,\n", "every")]
+)
+def test_file_of_a_split_without_samples_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    # Else validation would be carved from train, as if there were no such file.
+    train = manifest(tmp_path / "train.csv", ("1.jpg", "x"), columns="path label")
+    (tmp_path / "valid.csv").write_text(content)
+    assert f"valid.csv: {message}" in refusal(train, tmp_path / "valid.csv")
+
+
 def test_missing_images_are_refused_with_place_and_count(tmp_path: Path) -> None:
     file = manifest(tmp_path / "a.csv", *[(f"{i}.jpg", "x", "train") for i in range(3)])
     for name in ("1.jpg", "2.jpg"):

@@ -139,7 +139,7 @@ def test_column_of_the_paths_can_be_named_in_the_jsonl_layout_too(tmp_path: Path
 
 def test_column_of_the_paths_holds_for_predictions_too(tmp_path: Path) -> None:
     table(touch(tmp_path, "1.jpg") / "a.csv", [{"crop": "1.jpg", "path": "2.jpg"}])
-    options = {"predict": f"{tmp_path}/a.csv", "checkpoint": ["x", "y"]}
+    options: dict[str, Any] = {"predict": f"{tmp_path}/a.csv", "checkpoint": ["x", "y"]}
     assert image_data(None, path_key="crop", **options).predict_samples[0].path == f"{tmp_path}/1.jpg"
     assert image_data(None, **options).predict_samples[0].path == f"{tmp_path}/2.jpg"
 
@@ -237,6 +237,6 @@ def test_image_that_two_roots_name_in_one_split_is_said_and_never_divided(
     with caplog.at_level(logging.INFO, "clf"):
         module.setup("fit")
     assert f"train has 12 files from more than one root, e.g. {tmp_path}/b/train/cat/0.png" in caplog.text
-    train, val = ({Path(s.path).resolve() for s in module.samples(split)} for split in ("train", "val"))  # type: ignore[arg-type]
+    train, val = ({Path(s.path).resolve() for s in module.samples(split)} for split in ("train", "val"))
     assert (len(train), len(val), train & val) == (6, 6, set())
     assert len(module.samples("train")) == 12

@@ -18,7 +18,7 @@ from clf.errors import UserError
 DIGITS = {"train": [0, 7, 7, 3], "t10k": [3, 0]}
 
 
-class Own(VisionDataset):
+class Own(VisionDataset):  # type: ignore[misc]  # torchvision ships no types
     """A user's own dataset: squares in two greys, one image after the other."""
 
     classes = ("dark", "light")
@@ -40,7 +40,7 @@ class Own(VisionDataset):
         return type(self).item(index) if type(self).item else (image, index % 2)  # type: ignore[misc]
 
 
-class Crane(VisionDataset):
+class Crane(VisionDataset):  # type: ignore[misc]
     """ImageNet's way of naming classes: synonyms, and one name twice."""
 
     classes = (("crane",), ("crane",), ("tench", "Tinca tinca"))
@@ -162,7 +162,7 @@ def test_dataset_without_root_and_class_names_lies_in_the_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = {"size": 5, "num_classes": 3, "image_size": [3, 6, 4]}
+    options: dict[str, Any] = {"size": 5, "num_classes": 3, "image_size": [3, 6, 4]}
     source = TorchvisionSource("FakeData", arguments=options)
     samples = source.samples("train")
     expected = FakeData(**options)

@@ -7,7 +7,7 @@ import pytest
 from datasets import image_data, table, touch, write_rows
 
 from clf.data.datamodule import ImageData
-from clf.data.samples import Sample
+from clf.data.samples import Sample, Split
 from clf.data.train_only import TrainOnly
 from clf.errors import UserError
 
@@ -49,7 +49,7 @@ def dataset(root: Path, **splits: int) -> Path:
 
 def count(module: ImageData) -> dict[str, tuple[int, int]]:
     """Count camera and rendered images in each split that there is."""
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for split in module._catalogue.available:
         sources = [Path(sample.path).parent.name for sample in module.samples(split)]
         found[split] = (sources.count("camera"), sources.count("rendered"))
@@ -73,12 +73,11 @@ def test_existing_validation_and_test_lose_such_images_and_it_is_said(tmp_path: 
     ]
 
 
-@pytest.mark.parametrize("split", ["valid", "test"])
-def test_split_of_nothing_else_is_refused(tmp_path: Path, split: str) -> None:
+@pytest.mark.parametrize(("folder", "split"), [("valid", "val"), ("test", "test")])
+def test_split_of_nothing_else_is_refused(tmp_path: Path, folder: str, split: Split) -> None:
     dataset(tmp_path, train=4, valid=2, test=2)
-    write_rows(tmp_path, f"{split}/a.jsonl", *rows(split, 2, "rendered"))
-    name = {"valid": "val", "test": "test"}[split]
-    message = rf"data.train_only \(source=rendered\) leaves no image in {name}; add others to it, or remove the split"
+    write_rows(tmp_path, f"{folder}/a.jsonl", *rows(folder, 2, "rendered"))
+    message = rf"data.train_only \(source=rendered\) leaves no image in {split}; add others to it, or remove the split"
     with pytest.raises(UserError, match=message):
         image_data(tmp_path, train_only=RENDERED).samples(name)
 

@@ -39,7 +39,7 @@ class ManifestSource:
     def __init__(self, files: Sequence[str], *, keys: RowKeys) -> None:
         self._files = sorted(files, key=lambda file: SPLITS.index(split_of_file(file) or "train"))
         self.notes: list[str] = []
-        place, row = self._first_row()
+        (place, row), *_ = [_first_row(file) for file in self._files]
         self._path = _require(row, keys.path, PATH_COLUMNS, option="path_key", place=place)
         self._label = _require(row, keys.label, LABEL_COLUMNS, option="label_key", place=place)
         self._split = find_column(row, named=keys.split, usual=SPLIT_COLUMNS, option="split_key", place=place)
@@ -71,14 +71,14 @@ class ManifestSource:
         samples: dict[Split, list[Sample]] = {split: [] for split in SPLITS}
         reader = SampleReader(path=self._path, label=self._label, facts=self._facts)
         for file in self._files:
-            named = split_of_file(file)
+            named, before = split_of_file(file), sum(map(len, samples.values()))
             for place, row in read_table(file):
                 split = self._split_of(row, place=place, named=named)
                 if sample := reader.read(place, row):
                     samples[split].append(sample)
+            if sum(map(len, samples.values())) == before:
+                raise UserError(f"{file}: every label in {self._label!r} is empty; set data.label_key")
         reader.finish()
-        if not any(samples.values()):
-            raise UserError(f"{self._files[0]}: every label in {self._label!r} is empty; set data.label_key")
         if reader.unlabelled:
             self.notes.append(f"{self._files[0]}: dropped {reader.unlabelled} rows with an empty label")
         return samples
@@ -96,12 +96,6 @@ class ManifestSource:
         if named and split != named and len(self._files) > 1:
             raise UserError(f"{place}: {self._split}={value!r} in a file that is called like another split")
         return split
-
-    def _first_row(self) -> tuple[str, Row]:
-        for file in self._files:
-            if first := next(read_table(file), None):
-                return first
-        raise UserError(f"{self._files[0]}: lists no images; it needs a row for each")
 
 
 def manifests_in(folder: str, names: Sequence[str]) -> list[str]:
@@ -132,6 +126,12 @@ def manifests_in(folder: str, names: Sequence[str]) -> list[str]:
 def split_of_file(file: str) -> Split | None:
     """Tell which split a file is called like; None for any other name."""
     return SPLIT_NAMES.get(os.path.splitext(os.path.basename(file))[0].lower())
+
+
+def _first_row(file: str) -> tuple[str, Row]:
+    if first := next(read_table(file), None):
+        return first
+    raise UserError(f"{file}: lists no images; it needs a row for each")
 
 
 def _require(row: Row, named: str | None, usual: tuple[str, ...], *, option: str, place: str) -> str:
