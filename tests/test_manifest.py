@@ -103,7 +103,7 @@ def test_named_column_that_is_missing_is_refused(tmp_path: Path, keys: dict[str,
         ("photo label", "no column for the path (it has photo, label); call it path or image or file or filename, or"),
         (
             "path species",
-            "no column for the label (it has path, species); call it label or suffix or class or true, or",
+            "no column for the label (it has path, species); call it true or suffix or label or class, or",
         ),
     ],
 )

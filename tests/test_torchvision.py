@@ -180,10 +180,8 @@ def test_own_dataset_works_like_one_of_torchvision_s(tmp_path: Path) -> None:
 
 
 def test_arguments_and_splits_make_another_folder(tmp_path: Path) -> None:
-    folders = {
-        own(tmp_path, **options).folder for options in ({}, {"arguments": {"size": 2}}, {"splits": {"test": {}}})
-    }
-    assert len(folders) == 3
+    several: list[dict[str, Any]] = [{}, {"arguments": {"size": 2}}, {"splits": {"test": {}}}]
+    assert len({own(tmp_path, **options).folder for options in several}) == 3
     assert own(tmp_path, folder="x").folder == Path("x")
 
 

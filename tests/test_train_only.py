@@ -79,7 +79,7 @@ def test_split_of_nothing_else_is_refused(tmp_path: Path, folder: str, split: Sp
     write_rows(tmp_path, f"{folder}/a.jsonl", *rows(folder, 2, "rendered"))
     message = rf"data.train_only \(source=rendered\) leaves no image in {split}; add others to it, or remove the split"
     with pytest.raises(UserError, match=message):
-        image_data(tmp_path, train_only=RENDERED).samples(name)
+        image_data(tmp_path, train_only=RENDERED).samples(split)
 
 
 def test_nothing_to_carve_from_is_refused(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ class ImageData(LightningDataModule):
         source: Where the samples come from without a root, by class_path; null renders jersey numbers.
         path_key: Key of a row's image; null takes ``image`` in the JSONL layout, and ``path``, ``image``, ``file`` or
             ``filename`` in manifests.
-        label_key: Key of a row's label; null takes ``suffix``, else ``label``, and in manifests ``label``, ``suffix``,
-            ``class`` or ``true``.
+        label_key: Key of a row's label; null takes ``suffix``, else ``label``, and in manifests ``true`` before and
+            ``class`` after these.
         split_key: Column of a manifest that says train, val or test; null takes ``split``, ``subset`` or ``partition``.
             Without one, a file called train, valid or test is that split, and any other is train.
         exclude: Text file, or several, with the images to leave out, one path on a line: counted from a root or from

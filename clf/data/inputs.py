@@ -4,15 +4,22 @@ import glob
 import os
 import sys
 from collections.abc import Collection
-from typing import Final
 
 from clf.data.layout import NO_METADATA, is_image, name_some, near, scan
 from clf.data.samples import Sample
-from clf.data.tables import MANIFESTS, PATH_COLUMNS, Row, find_column, is_manifest, join, read_table, row_image
+from clf.data.tables import (
+    LABEL_COLUMNS,
+    MANIFESTS,
+    PATH_COLUMNS,
+    Row,
+    find_column,
+    is_manifest,
+    join,
+    read_table,
+    row_image,
+)
 from clf.errors import UserError
 from clf.preprocess import IMAGE_SUFFIXES
-
-LABEL_COLUMNS: Final = ("true", "suffix", "label")
 
 Found = tuple[list[Sample], list[str]]  # the samples, and what has to be said about them
 
@@ -30,7 +37,7 @@ def find_inputs(
         target: Path of an image, a folder or a manifest (.jsonl, .csv, .tsv, .parquet), or a glob (``**`` goes deep).
         classes: The model's.
         path_key: Column of a manifest's paths; None takes ``path``, ``image``, ``file`` or ``filename``.
-        label_key: Column of the labels; None takes ``true``, ``suffix`` or ``label``, whichever comes first.
+        label_key: Column of the labels; None takes ``true``, ``suffix``, ``label`` or ``class``.
     Returns:
         The samples, and what has to be said about them.
     Raises:

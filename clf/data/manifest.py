@@ -8,6 +8,7 @@ from typing import Final
 from clf.data.layout import SPLIT_NAMES, SPLITS
 from clf.data.samples import Sample, Split
 from clf.data.tables import (
+    LABEL_COLUMNS,
     MANIFESTS,
     PATH_COLUMNS,
     Row,
@@ -19,7 +20,6 @@ from clf.data.tables import (
 )
 from clf.errors import UserError, did_you_mean
 
-LABEL_COLUMNS: Final = ("label", "suffix", "class", "true")
 SPLIT_COLUMNS: Final = ("split", "subset", "partition")
 
 

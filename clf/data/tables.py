@@ -16,6 +16,8 @@ from clf.errors import UserError, did_you_mean
 MANIFESTS: Final[Mapping[str, str]] = {".jsonl": "JSONL", ".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
 """Suffixes of the tables that can be read, and how each format is called."""
 PATH_COLUMNS: Final = ("path", "image", "file", "filename")
+LABEL_COLUMNS: Final = ("true", "suffix", "label", "class")
+"""The truth comes first: in a table that `clf predict` wrote, ``label`` is a guess."""
 _MOST_SHARED: Final = 10_000
 
 Row = Mapping[str, Any]
