@@ -55,6 +55,15 @@ class Crane(VisionDataset):  # type: ignore[misc]
         return Image.new("RGB", (2, 2)), np.int64(index)
 
 
+class Needy(Own):
+    """Reads a format that needs another package, as Flowers102 needs scipy."""
+
+    def __init__(self, root: str) -> None:
+        import a_package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
+
+        super().__init__(root)
+
+
 def own(root: Path, name: str = "Own", **options: Any) -> TorchvisionSource:
     return TorchvisionSource(f"test_torchvision.{name}", root=str(root), **options)
 
@@ -233,6 +242,13 @@ def test_absent_dataset_is_refused_with_the_key_that_downloads_it(tmp_path: Path
     )
     with pytest.raises(UserError, match=r"ImageFolder is not in .* \(.*\); put it there"):
         TorchvisionSource("ImageFolder", root=f"{tmp_path}/x").samples("train")
+
+
+def test_package_that_a_dataset_needs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"Needy needs a package .* \(No module named 'a_package_that_nobody_has'\); pip"
+    ):
+        own(tmp_path, "Needy").samples("train")
 
 
 def test_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

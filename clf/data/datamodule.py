@@ -52,7 +52,8 @@ class ImageData(LightningDataModule):
             or a list of these, each recognised by itself and merged split by split. An image that is in train and in
             validation or test, by whatever path, is an error.
         layout: What the root is: ``folder``, ``jsonl``, ``manifest``, or found out (``auto``).
-        source: Where the samples come from without a root, by class_path; null renders jersey numbers.
+        source: Where the samples come from without a root, by class_path, e.g.
+            ``clf.data.torchvision.TorchvisionSource``; null renders jersey numbers.
         path_key: Key of a row's image; null takes ``image`` in the JSONL layout, and ``path``, ``image``, ``file`` or
             ``filename`` in manifests.
         label_key: Key of a row's label; null takes ``suffix``, else ``label``, and in manifests ``true`` before and

@@ -176,6 +176,8 @@ class TorchvisionSource:
             raise UserError(f"{self._name}: {error}; give it as root, or in arguments") from error
         try:
             return self._class(**arguments)
+        except ImportError as error:
+            raise UserError(f"{self._name} needs a package that is not here ({error}); pip install it") from error
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split()).split(". ")[0]
             if self._download:
