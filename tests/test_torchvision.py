@@ -1,5 +1,6 @@
 """Datasets of torchvision: real ones, made on the spot in the files that torchvision reads."""
 
+import importlib
 import json
 import struct
 from collections.abc import Callable
@@ -59,8 +60,7 @@ class Needy(Own):
     """Reads a format that needs another package, as Flowers102 needs scipy."""
 
     def __init__(self, root: str) -> None:
-        import a_package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
-
+        importlib.import_module("a_package_that_nobody_has")
         super().__init__(root)
 
 
@@ -215,6 +215,8 @@ def test_folder_with_anything_else_is_left_alone(tmp_path: Path) -> None:
     own(tmp_path, folder=f"{tmp_path}/empty").samples("train")
     with pytest.raises(UserError, match="holds another dataset"):
         own(tmp_path, folder=f"{tmp_path}/empty", arguments={"size": 2}).samples("train")
+    with pytest.raises(UserError, match="holds another dataset"):
+        own(tmp_path / "elsewhere", folder=f"{tmp_path}/empty").samples("train")
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,7 @@ def test_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
             "trian=True: torchvision's CIFAR10 does not take 'trian'; did you mean 'train'",
         ),
         ({"splits": {"test": {"tain": True}}}, "tain=True: torchvision's CIFAR10 does not take 'tain'"),
+        ({"splits": {"val": {}, "valid": {}}}, "splits names a split twice: val, valid"),
         ({"splits": {"trian": {}}}, "splits has 'trian'; call the splits train, val and test"),
         ({"arguments": {"transform": "x"}}, "transform='x' is not for .*; data.augment says what is done"),
         ({"arguments": {"download": True}}, "download=True is not for .*; write it beside dataset and root"),

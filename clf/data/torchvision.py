@@ -74,6 +74,8 @@ class TorchvisionSource:
         self._download = download
         self._arguments = dict(arguments or {})
         self._splits = None if splits is None else {_split(name): dict(given) for name, given in splits.items()}
+        if splits and len(self._splits or {}) < len(splits):
+            raise UserError(f"splits names a split twice: {', '.join(splits)}")
         if root is not None and not self._takes("root"):
             raise UserError(f"root={root!r}: {self._name} lies in no folder; set it to null")
         for given in (self._arguments, *(self._splits or {}).values()):
@@ -112,9 +114,11 @@ class TorchvisionSource:
 
     @property
     def _record(self) -> dict[str, object]:
-        """What decides the kept images: equal records are equal images, wherever they lie."""
+        """What decides the kept images: equal records are equal images."""
         name = f"{self._class.__module__}.{self._class.__qualname__}"
-        return {"format": 1, "dataset": name, "arguments": self._arguments, "splits": self._splits}
+        record = {"format": 1, "dataset": name, "arguments": self._arguments, "splits": self._splits}
+        # A folder of the user's own does not move with the root.
+        return {**record, "root": self._root} if self._folder else record
 
     @property
     def _has_files(self) -> bool:
