@@ -1,6 +1,10 @@
 """Files that are whole or not there."""
 
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -22,3 +26,24 @@ def replace_text(path: Path, text: str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to fill, and put it in its place in one step; a failure leaves nothing.
+
+    A process that is killed outright may leave a hidden ``.<target>-….partial`` folder, which nothing ever reads.
+
+    Args:
+        target: Where the folder goes; nothing but an empty folder may be there.
+    Yields:
+        The folder to fill, beside the target.
+    """
+    target = target.absolute()
+    partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -161,7 +161,7 @@ def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
         return f"unexpected {match[1]!r}; values follow their key: --key value"
     if match := re.match(r'Linked "(\S+)" must be given via "(\S+)"', message):
         return f"{match[1]} follows {match[2]} and cannot be given"
-    if match := re.search(r"argument --(\S+): expected", message):
+    if match := re.search(r"argument --([^\s/]+)\S*: expected", message):
         return f"--{match[1]} needs a value"
     if match := re.match(r"Parser key \"(\S+)\":\s+Unable to load config '(.*)'", message):
         return f"{match[1]}={match[2]}{where(COMMAND_LINE)}: give a YAML file, or single keys: --{match[1]}.KEY VALUE"

@@ -1,6 +1,7 @@
 """Small datasets made on the spot."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,23 @@ def write_rows(root: Path, file: str, *rows: Any) -> Path:
     return root
 
 
+def table(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """Write a table in the format that the suffix names."""
+    rows = list(rows)
+    if file.suffix == ".parquet":
+        import pyarrow as arrow  # type: ignore[import-untyped]
+        from pyarrow import parquet
+
+        parquet.write_table(arrow.Table.from_pylist(rows), file)
+    elif file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        separator = {".csv": ",", ".tsv": "\t"}[file.suffix]
+        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        file.write_text("".join(separator.join(line) + "\n" for line in lines))
+    return file
+
+
 def draw(file: Path, *, seed: int, size: tuple[int, int] = (12, 10)) -> None:
     """Write an image of noise, different for each seed, lossless where the suffix is."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +70,14 @@ def draw_pets(root: Path) -> Path:
     return draw_folders(root, counts)
 
 
-def image_data(root: Path | str | None, *, checkpoint: list[str] | None = None, **options: Any) -> "ImageData":
+def image_data(
+    root: Path | str | list[str] | None, *, checkpoint: list[str] | None = None, **options: Any
+) -> "ImageData":
     """Make an ImageData as a command does, bound to a model of 8 x 8 pixels; without workers unless asked for."""
     from clf.data.datamodule import ImageData  # Here: most of those who need a dataset need no Lightning.
 
     options = {"batch_size": 4, "num_workers": 0, **options}
-    module = ImageData(root=None if root is None else str(root), **options)
+    module = ImageData(root=str(root) if isinstance(root, Path) else root, **options)
     module.bind(Preprocessing(size=(8, 8)), checkpoint)
     return module
 

@@ -26,7 +26,7 @@ HOUSE = (
     ("F0", {"checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
     ("F0", {"losses", "metrics", "networks", "optim", "predictions"}),
     ("F0", {"preprocess", "yamlfile"}),
-    ("F0", {"errors", "files"}),
+    ("F0", {"errors", "files", "progressbar"}),
 )
 HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for room in rooms}
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}

@@ -35,7 +35,7 @@ def catalogue(
     seed: int = 1,
     fraction: float = 0.5,
 ) -> Catalogue:
-    return Catalogue(source, root=source.base, val_fraction=fraction, rule=rule, seed=seed, checkpoint=checkpoint)
+    return Catalogue(source, roots=[source.base], val_fraction=fraction, rule=rule, seed=seed, checkpoint=checkpoint)
 
 
 def labels(samples: list[Sample]) -> str:
@@ -150,5 +150,5 @@ def test_fingerprint_depends_on_labels_but_not_on_the_place_or_the_working_folde
     assert catalogue(Listed(base="/mnt/x", train="aab", val="ab")).fingerprint() == here
     assert catalogue(Listed(train="aab", val="bb")).fingerprint() != here
     monkeypatch.chdir(tmp_path)
-    without_root = Catalogue(Listed(train="aab", val="ab"), root=None, val_fraction=0.1, rule="error", seed=1)
+    without_root = Catalogue(Listed(train="aab", val="ab"), roots=[], val_fraction=0.1, rule="error", seed=1)
     assert without_root.fingerprint() == here

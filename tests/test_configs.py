@@ -2,12 +2,15 @@
 
 import csv
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import draw_folders
+from torchvision.datasets import cifar
 
 from clf.main import main
 from clf.yamlfile import SHIPPED, shipped_configs
@@ -27,6 +30,7 @@ PARTS = {
     "trainer/smoke.yaml": "--trainer",
     "trainer/t4.yaml": "--trainer",
 }
+CIFAR10 = "data/cifar10.yaml"
 QUICK = ["--data.batch_size", "2", "--data.num_workers", "0", "--data.root"]
 ONE_STEP = [
     *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"),
@@ -76,8 +80,41 @@ def test_a_part_fits_with_an_experiment(name: str, root: Path, workdir: Path) ->
     assert len(rows("runs/latest/metrics.csv")) == 2
 
 
+def test_cifar10_fits_resumes_tests_and_predicts(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar10(workdir / "data/cifar10", monkeypatch)
+    flags = ["--data", CIFAR10, "--data.num_workers", "0", "--model.image_size", "32"]
+    assert main(["fit", "--config", "demo.yaml", *flags, *ONE_STEP]) == 0
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert main(["test"]) == 0
+    assert [row["true"] for row in rows("runs/latest/predictions/test.csv")] == ["ship", "frog"] * 2
+    assert main(["predict"]) == 0
+    assert len(rows("runs/latest/predictions/predict.csv")) == 4
+
+
+def test_cifar10_that_was_not_downloaded_is_refused_with_the_key(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", "demo.yaml", "--data", CIFAR10]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("set data.source.init_args.download to true")
+    assert not (workdir / "data").exists()
+
+
+def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write CIFAR-10's files with a few images of two classes; theirs are not the real checksums."""
+    folder = root / cifar.CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    for name, count in {"data_batch_1": 20, "test_batch": 4}.items():
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 3072), np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [0, 1] * (count // 2)}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["ship", "frog"]}))
+    monkeypatch.setattr(cifar.CIFAR10, "train_list", [["data_batch_1", None]])
+    monkeypatch.setattr(cifar.CIFAR10, "test_list", [["test_batch", None]])
+    monkeypatch.setattr(cifar.CIFAR10, "meta", {**cifar.CIFAR10.meta, "md5": None})
+
+
 def test_every_shipped_yaml_is_one_of_these() -> None:
-    assert {*EXPERIMENTS, *PARTS, "defaults.yaml"} == set(shipped_configs())
+    assert {*EXPERIMENTS, *PARTS, CIFAR10, "defaults.yaml"} == set(shipped_configs())
 
 
 @pytest.mark.parametrize("name", shipped_configs())

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
 
+from clf.data.datamodule import ImageData
 from clf.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -39,3 +42,14 @@ def test_every_config_that_the_readme_lists_is_shipped() -> None:
     rows = re.findall(r"^\| (`\w+\.yaml`.*?) \|", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE)
     shipped = {path.name for path in (ROOT / "configs").glob("*.yaml")} - {"defaults.yaml"}
     assert {name for row in rows for name in re.findall(r"`(\w+\.yaml)`", row)} == shipped
+
+
+def test_every_example_of_data_is_understood() -> None:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(ImageData, "data")
+    examples = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/data.md").read_text("utf-8"), flags=re.DOTALL)
+    keys = set()
+    for example in examples:
+        keys |= yaml.safe_load(example)["data"].keys()
+        parser.instantiate(parser.parse_string(example))
+    assert keys >= {"root", "source", "label_key", "split_key", "exclude", "train_only"}

@@ -1,15 +1,13 @@
 """What can be predicted on: images, folders, globs, manifests; and what is refused."""
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import touch, write_rows
+from datasets import table, touch, write_rows
 
 from clf.data.inputs import find_inputs
 from clf.errors import UserError
@@ -30,23 +28,6 @@ def refusal(target: Path | str, **options: Any) -> str:
 
 def paths(target: Path | str) -> list[str]:
     return [path for path, _ in found(target)]
-
-
-def table(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write rows in the format that the suffix names."""
-    rows = list(rows)
-    if file.suffix == ".parquet":
-        import pyarrow as arrow  # type: ignore[import-untyped]
-        from pyarrow import parquet
-
-        parquet.write_table(arrow.Table.from_pylist(rows), file)
-    elif file.suffix == ".jsonl":
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        separator = {".csv": ",", ".tsv": "\t"}[file.suffix]
-        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-        file.write_text("".join(separator.join(line) + "\n" for line in lines))
-    return file
 
 
 FORMATS = pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])

@@ -9,13 +9,14 @@ from datasets import touch, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clf.data.jsonl import JsonlSource, read_rows
+from clf.data.jsonl import JsonlSource
 from clf.data.layout import Tree
+from clf.data.tables import RowKeys, read_rows
 from clf.errors import UserError
 
 
 def source(root: Path, label_key: str | None = None) -> JsonlSource:
-    return JsonlSource(Tree(str(root)), label_key=label_key)
+    return JsonlSource(Tree(str(root)), keys=RowKeys(label=label_key))
 
 
 def labels(root: Path, label_key: str | None = None) -> list[str | None]:

@@ -27,12 +27,13 @@ def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
         Tree(str(touch(tmp_path, "data.zip") / "data.zip"))
 
 
-def test_root_without_split_folders_says_what_it_holds_and_what_is_expected(tmp_path: Path) -> None:
-    touch(tmp_path, "cat/1.jpg", "dog/1.jpg")
-    with pytest.raises(
-        UserError, match=r"no folder train, valid or test \(it holds 'cat', 'dog'\); expected .*/train/<class>"
-    ):
-        Tree(str(tmp_path))
+def test_root_without_split_folders_is_train(tmp_path: Path) -> None:
+    tree = Tree(str(touch(tmp_path, "cat/1.jpg", "validation/1.jpg")))
+    assert (tree.has_splits, tree.folder("train"), tree.folder("val"), tree.folder("test")) == (
+        *(False, str(tmp_path)),
+        *(None, None),
+    )
+    assert tree.notes == []
 
 
 def test_two_validation_folders_are_refused(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def lose_image() -> None:
     Path("rows/train/gone.png").unlink()
 
 
+def train_on_validation() -> None:
+    Path("copy").mkdir()
+    Path("copy/train").symlink_to(Path("images/valid").resolve())
+
+
 def inherit_in_a_circle() -> None:
     Path("a.yaml").write_text("config: b.yaml\n")
     Path("b.yaml").write_text("config: a.yaml\n")
@@ -107,6 +112,25 @@ MISTAKES = {
         "fit --config tiny.yaml --data.root rows",
         ("annotations.jsonl:2",),
         lambda: write_rows(Path("rows"), "train/annotations.jsonl", {"image": "a.png", "label": "a"}, "{oops"),
+    ),
+    "split in a manifest": Mistake(
+        "fit --config tiny.yaml --data.root images/list.csv",
+        ("images/list.csv:3", "split='trian'", "did you mean 'train'"),
+        write("images/list.csv", "path,label,split\ntrain/cat/0.png,a,train\ntrain/dog/0.png,b,trian\n"),
+    ),
+    "validation images that are trained on": Mistake(
+        f"{FIT} --data.root+ copy",
+        ("images/valid/cat/0.png", "copy/train/cat/0.png", "remove them from one"),
+        train_on_validation,
+    ),
+    "list of images to leave out": Mistake(
+        f"{FIT} --data.exclude bda.txt", ("data.exclude", "bda.txt", "did you mean 'bad.txt'"), write("bad.txt", "")
+    ),
+    "metadata key": Mistake(f"{FIT} --data.train_only.source rendered", ("data.train_only", "'source'", "none")),
+    "name of a dataset": Mistake(
+        "fit --config typo.yaml",
+        ("CIFAR1O", "did you mean 'CIFAR10'"),
+        write("typo.yaml", "data.source: {class_path: clf.data.torchvision.TorchvisionSource, dataset: CIFAR1O}\n"),
     ),
     "image missing from disk": Mistake(
         "fit --config tiny.yaml --data.root rows",

@@ -50,8 +50,8 @@ IN_FILES = {
     # values
     "trainer.max_epochs: many": "trainer.max_epochs=many (in my.yaml): expected int or null",
     "data: {batch_size: 3.5}": "data.batch_size=3.5 (in my.yaml): expected int",
-    "data.root: 5": "data.root=5 (in my.yaml): expected str or null; quote it to make it text",
-    "data.root: yes": "data.root=true (in my.yaml): expected str or null; quote it to make it text",
+    "data.root: 5": "data.root=5 (in my.yaml): expected str, list or null; quote it to make it text",
+    "data.root: yes": "data.root=true (in my.yaml): expected str, list or null; quote it to make it text",
     "data.val_fraction: [1]": "data.val_fraction=[1] (in my.yaml): expected float",
     "model.mean: [1, 2]": "model.mean=[1, 2] (in my.yaml): expected list of 3 or null",
     "model.image_size: [1]": "model.image_size=[1] (in my.yaml): expected int, list of 2 or null",

@@ -2,16 +2,18 @@
 
 import csv
 import json
-import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "scripts"))
-
-import result_tables  # noqa: E402 - a script, not a package
+SPEC = spec_from_file_location("result_tables", ROOT / "scripts" / "result_tables.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+result_tables = module_from_spec(SPEC)  # a script, in no package
+SPEC.loader.exec_module(result_tables)
 
 
 def write_run(path: Path, *, right: dict[str, str]) -> Path:

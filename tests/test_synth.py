@@ -13,9 +13,7 @@ from PIL import Image
 from test_synthetic import FLAGS, files, images, made
 
 from clf.data import rendering
-from clf.data.catalogue import Catalogue
-from clf.data.jsonl import JsonlSource
-from clf.data.layout import Tree
+from clf.data.datamodule import ImageData
 from clf.data.synthetic import SyntheticJerseys
 from clf.errors import UserError
 from clf.main import main as clf
@@ -160,10 +158,16 @@ def test_rare_numbers_are_filled_in_a_root_beside_the_real_one(real: Path, capsy
 
 def test_what_was_rendered_is_a_dataset_that_clf_reads(real: Path) -> None:
     fill("--output", "more")
-    source = JsonlSource(Tree("more"))
-    catalogue = Catalogue(source, root="more", val_fraction=0.5, rule="error", seed=1)
-    assert catalogue.classes == ["00", "7"]
-    assert {sample.metadata["source"] for sample in source.samples("train")} == {"rendered"}
+    data = ImageData(root="more", val_fraction=0.5)
+    assert data.classes == ["00", "7"]
+    assert {sample.metadata["source"] for sample in data.samples("train")} == {"rendered"}
+
+
+def test_what_was_rendered_joins_the_real_images_and_is_never_validated_on(real: Path) -> None:
+    fill("--output", "more")
+    alone, both = ImageData(root="real"), ImageData(root=["real", "more"], train_only={"source": "rendered"})
+    assert len(both.samples("train")) == len(alone.samples("train")) + 6
+    assert [sample.path for sample in both.samples("val")] == [sample.path for sample in alone.samples("val")]
 
 
 def test_filling_again_finds_what_is_there_and_another_way_is_refused(

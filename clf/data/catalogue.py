@@ -1,12 +1,16 @@
 """What a dataset holds: every split listed once, held to the rules, counted and described."""
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
 from clf.data import splits
+from clf.data.disk import Disk
+from clf.data.exclusion import Exclusion
 from clf.data.layout import SPLITS
 from clf.data.samples import Sample, Source, Split
+from clf.data.train_only import TrainOnly
 from clf.errors import UserError
 
 
@@ -15,10 +19,12 @@ class Catalogue:
 
     Args:
         source: Lists the samples.
-        root: Folder that the samples' paths count from; None takes the folder that holds them all.
+        roots: Folders that the samples' paths count from; none takes the folder that holds them all.
         val_fraction: Share of train that becomes validation where the source has none.
         rule: What happens to labels that train lacks.
         seed: Decides which images become validation.
+        exclude: What is left out before anything else; None for nothing.
+        train_only: Which samples are trained on but never scored; None for no such samples.
         checkpoint: Classes of the model that is scored; None for a model that is trained on this data.
     """
 
@@ -26,17 +32,22 @@ class Catalogue:
         self,
         source: Source,
         *,
-        root: str | None,
+        roots: Sequence[str],
         val_fraction: float,
         rule: Literal["error", "skip"],
         seed: int,
+        exclude: Exclusion | None = None,
+        train_only: TrainOnly | None = None,
         checkpoint: list[str] | None = None,
     ) -> None:
         self.source = source
-        self._root = root
+        self._roots = roots
         self._val_fraction = val_fraction
         self._rule = rule
         self._seed = seed
+        self._exclude = exclude
+        self._train_only = train_only
+        self._disk = Disk()
         self._checkpoint = checkpoint
         self._notes: list[str] = []
         self._listed: dict[Split, list[Sample]] = {}
@@ -69,7 +80,12 @@ class Catalogue:
     @property
     def notes(self) -> list[str]:
         """What was left out while listing, a line each."""
-        return [*getattr(self.source, "notes", ()), *self._notes]
+        excluded: list[str] = []
+        if self._exclude:
+            for split in SPLITS:  # Only then is it known which lines of a list match nothing.
+                self._list(split)
+            excluded = self._exclude.notes
+        return [*getattr(self.source, "notes", ()), *excluded, *self._notes]
 
     def samples(self, split: Split) -> list[Sample]:
         """List a split, after the rules for labels and with validation carved if need be.
@@ -84,26 +100,73 @@ class Catalogue:
     def _apply_rules(self, split: Split) -> dict[Split, list[Sample]]:
         classes = self.classes
         if split != "test" and not self._list("val"):
-            train, fraction = self._present("train"), self._val_fraction
-            train, val = splits.carve(train, fraction=fraction, seed=self._seed, base=self._base())
-            if not val:
-                raise UserError(
-                    f"{self.source}: no validation split, and no class has two images to carve one; add images"
-                )
-            return {"train": train, "val": val}
+            return self._carve(self._present("train"))
         samples = self._present(split)
         if split == "train":
             return {split: samples}
+        samples = self._drop_train_only(samples, split)
         kept, dropped = splits.drop_unknown(
             samples, classes=classes, split=split, rule=self._rule, where=str(self.source)
         )
         if dropped:
             self._notes.append(f"{self.source}: skipped {dropped} {split} samples with labels that train lacks")
+        self._refuse_leak(kept, split)
         return {split: kept}
+
+    def _carve(self, train: list[Sample]) -> dict[Split, list[Sample]]:
+        train, val = splits.carve(
+            train,
+            fraction=self._val_fraction,
+            seed=self._seed,
+            bases=self._bases(),
+            kept={sample.path for sample in train if self._train_only and self._train_only(sample)},
+            file=self._disk.real,
+        )
+        if not val:
+            others = f" beside those of data.train_only ({self._train_only})" if self._train_only else ""
+            raise UserError(
+                f"{self.source}: no validation split, and no class has two images{others} to carve one; add images"
+            )
+        return {"train": train, "val": val}
+
+    def _drop_train_only(self, samples: list[Sample], split: Split) -> list[Sample]:
+        if self._train_only is None:
+            return samples
+        kept = [sample for sample in samples if not self._train_only(sample)]
+        if not kept:
+            raise UserError(
+                f"{self.source}: data.train_only ({self._train_only}) leaves no image in {split}; "
+                "add others to it, or remove the split"
+            )
+        if len(kept) < len(samples):
+            count = len(samples) - len(kept)
+            self._notes.append(f"{self.source}: left {count} {split} samples out, by data.train_only")
+        return kept
+
+    def _refuse_leak(self, samples: list[Sample], split: Split) -> None:
+        """Refuse images that are scored and trained on; the same in val and test is no leak, but said."""
+        files = {self._disk.real(sample.path): sample.path for sample in samples}
+        others: list[Split] = ["train"] if split == "val" else ["train", "val"]
+        for other in others:
+            shared = {real: s.path for s in self._list(other) if (real := self._disk.real(s.path)) in files}
+            if not shared:
+                continue
+            real, path = next(iter(shared.items()))
+            same = f"{len(shared)} images of {split} are also in {other}, e.g. {files[real]}"
+            same += f" is {path}" if files[real] != path else ""
+            if other == "train":
+                raise UserError(f"{self.source}: {same}; a score would be of images trained on: remove them from one")
+            self._notes.append(f"{self.source}: {same}")
 
     def _list(self, split: Split) -> list[Sample]:
         if split not in self._listed:
-            self._listed[split] = self.source.samples(split)
+            found = self.source.samples(split)
+            kept = self._exclude.remove_from(found) if self._exclude else found
+            if found and not kept:
+                raise UserError(f"{self.source}: data.exclude leaves no image in {split}; shorten the lists")
+            if split == "train" and found and self._train_only:
+                self._train_only.require_keys(kept, where=str(self.source))
+            self._listed[split] = kept
         return self._listed[split]
 
     def _present(self, split: Split) -> list[Sample]:
@@ -112,15 +175,15 @@ class Catalogue:
         there = ", ".join(name for name in SPLITS if self._list(name)) or "nothing"
         raise UserError(f"{self.source}: there is no {split} split (only {there}); add one, or use another dataset")
 
-    def _base(self) -> str:
-        if self._root is not None:
-            return self._root.rstrip("/")
+    def _bases(self) -> Sequence[str]:
+        if self._roots:
+            return self._roots
         folders = {os.path.dirname(sample.path) for split in SPLITS for sample in self._list(split)}
-        return os.path.commonpath([os.path.abspath(folder) for folder in folders])
+        return [os.path.commonpath([os.path.abspath(folder) for folder in folders])]
 
     def fingerprint(self) -> str:
         """Hash splits, relative paths and labels: SHA-256 in hexadecimal."""
-        return splits.fingerprint({split: self.samples(split) for split in self.available}, base=self._base())
+        return splits.fingerprint({split: self.samples(split) for split in self.available}, bases=self._bases())
 
     def describe(self) -> str:
         """Say in one line what was recognised."""

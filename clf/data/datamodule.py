@@ -10,10 +10,8 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
 from clf.data.catalogue import Catalogue
-from clf.data.folder import FolderSource
+from clf.data.exclusion import Exclusion
 from clf.data.inputs import find_inputs
-from clf.data.jsonl import JsonlSource
-from clf.data.layout import Tree
 from clf.data.loading import (
     Batch,
     Images,
@@ -24,10 +22,13 @@ from clf.data.loading import (
     fit_to_device,
     train_tensor,
 )
+from clf.data.roots import Layout, folder_of, open_roots
 from clf.data.samplers import Balanced, Sampler
 from clf.data.samples import Sample, Source, Split
 from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
 from clf.data.synthetic import SyntheticJerseys
+from clf.data.tables import RowKeys
+from clf.data.train_only import TrainOnly, Value
 from clf.environment import usable_cores
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, UnreadableImage
@@ -49,11 +50,26 @@ class ImageData(LightningDataModule):
     """Images with their labels: a folder on disk, a source of one's own, or rendered jersey numbers.
 
     Args:
-        root: Folder with train, valid (or val) and test inside, each with a folder for every class or with *.jsonl
-            files; always wins over a rendered source.
-        layout: What the root is: ``folder``, ``jsonl``, or found out (``auto``).
-        source: Where the samples come from without a root, by class_path; null renders jersey numbers.
-        label_key: Key of a row's label in JSONL and manifests; null takes ``suffix``, else ``label``.
+        root: Where the images are; always wins over a rendered source. A folder with train, valid (or val) and test
+            inside, each with a folder for every class or with *.jsonl files; a folder of class folders, all of it
+            train; a manifest (.csv, .tsv, .parquet, .jsonl) or a folder that holds one, or train, valid and test ones;
+            or a list of these, each recognised by itself and merged split by split. An image that is in train and in
+            validation or test, by whatever path, is an error.
+        layout: What the root is: ``folder``, ``jsonl``, ``manifest``, or found out (``auto``).
+        source: Where the samples come from without a root, by class_path, e.g.
+            ``clf.data.torchvision.TorchvisionSource``; null renders jersey numbers.
+        path_key: Key of a row's image; null takes ``image`` in the JSONL layout, and ``path``, ``image``, ``file`` or
+            ``filename`` in manifests.
+        label_key: Key of a row's label; null takes ``suffix``, else ``label``, and in manifests ``true`` before and
+            ``class`` after these.
+        split_key: Column of a manifest that says train, val or test; null takes ``split``, ``subset`` or ``partition``.
+            Without one, a file called train, valid or test is that split, and any other is train.
+        exclude: Text file, or several, with the images to leave out, one path on a line: counted from a root or from
+            the file's folder, or absolute; ``*`` matches any text, slashes too; ``#`` begins a comment.
+        train_only: Metadata that keeps an image in train, by key: a value or a list of values, e.g.
+            ``{source: rendered}``; one key that fits is enough. Such images never become validation and are left out
+            of validation and test splits, for both must measure real images. Looks into a row's ``metadata`` and at
+            its other keys or columns.
         augment: What training does to its images: ``none``; ``light`` and ``ocr``, which mirror nothing, for text and
             digits; ``standard``, ``strong``; or a list of transforms by class_path, torchvision's v2 or
             clf.degradations.
@@ -74,10 +90,14 @@ class ImageData(LightningDataModule):
 
     def __init__(
         self,
-        root: str | None = None,
-        layout: Literal["auto", "folder", "jsonl"] = "auto",
+        root: str | list[str] | None = None,
+        layout: Layout = "auto",
         source: Source | None = None,
+        path_key: str | None = None,
         label_key: str | None = None,
+        split_key: str | None = None,
+        exclude: str | list[str] | None = None,
+        train_only: dict[str, Value | list[Value]] | None = None,
         augment: Recipe | list[Callable[..., Any]] = "standard",
         sampler: Literal["none", "balanced", "weighted"] | Sampler = "none",
         val_fraction: float = 0.1,
@@ -112,7 +132,9 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self._layout = layout
         self._source = source
-        self._label_key = label_key
+        self._keys = RowKeys(path=path_key, label=label_key, split=split_key, facts=tuple(train_only or ()))
+        self._exclude = [exclude] if isinstance(exclude, str) else exclude or []
+        self._train_only = TrainOnly(train_only) if train_only else None
         self._val_fraction = val_fraction
         self._rule = on_unknown_label
         self._pin_memory = pin_memory
@@ -126,21 +148,26 @@ class ImageData(LightningDataModule):
 
     @cached_property
     def _catalogue(self) -> Catalogue:
+        folders = [folder_of(root) for root in self._roots]
         return Catalogue(
             self._open(),
-            root=self.root,
+            roots=folders,
             val_fraction=self._val_fraction,
             rule=self._rule,
             seed=self.seed,
+            exclude=Exclusion(self._exclude, roots=folders) if self._exclude else None,
+            train_only=self._train_only,
             checkpoint=self._bound_classes,
         )
+
+    @property
+    def _roots(self) -> list[str]:
+        return [self.root] if isinstance(self.root, str) else self.root or []
 
     def _open(self) -> Source:
         if self.root is None:
             return self._source or SyntheticJerseys()
-        tree = Tree(self.root)
-        layout = tree.recognise() if self._layout == "auto" else self._layout
-        return JsonlSource(tree, label_key=self._label_key) if layout == "jsonl" else FolderSource(tree)
+        return open_roots(self._roots, layout=self._layout, keys=self._keys)
 
     @property
     def source(self) -> Source:
@@ -175,7 +202,12 @@ class ImageData(LightningDataModule):
         """What is predicted on: the inputs that ``predict`` names, or the test split."""
         if self.predict is None:
             return self.samples("test")
-        samples, notes = find_inputs(self.predict, classes=set(self._bound_classes or ()), label_key=self._label_key)
+        samples, notes = find_inputs(
+            self.predict,
+            classes=set(self._bound_classes or ()),
+            path_key=self._keys.path,
+            label_key=self._keys.label,
+        )
         self._say(notes)
         return samples
 

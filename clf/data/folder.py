@@ -1,4 +1,4 @@
-"""The folder layout: ``root/{train,valid|val,test}/<class>/**/*.jpg``."""
+"""The folder layout: ``root/{train,valid|val,test}/<class>/**/*.jpg``, or class folders alone, all of it train."""
 
 import os
 import sys
@@ -22,7 +22,8 @@ class FolderSource:
 
     def __str__(self) -> str:
         """Name layout and place."""
-        return f"folder layout in {self._tree.root}"
+        whole = "" if self._tree.has_splits else " (no split folders: all of it is train)"
+        return f"folder layout in {self._tree.root}{whole}"
 
     def samples(self, split: Split) -> list[Sample]:
         """List a split, sorted by path; what is hidden, no image or in no class folder is left out, and noted.

@@ -1,27 +1,32 @@
 """What ``data.predict`` may name: an image, a folder, a glob, or a manifest that lists images."""
 
-import csv
 import glob
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Collection
 
-from clf.data.jsonl import join, read_rows, row_image
 from clf.data.layout import NO_METADATA, is_image, name_some, near, scan
 from clf.data.samples import Sample
-from clf.errors import UserError, did_you_mean
+from clf.data.tables import (
+    LABEL_COLUMNS,
+    MANIFESTS,
+    PATH_COLUMNS,
+    Row,
+    find_column,
+    is_manifest,
+    join,
+    read_table,
+    row_image,
+)
+from clf.errors import UserError
 from clf.preprocess import IMAGE_SUFFIXES
 
-PATH_COLUMNS: Final = ("path", "image", "file", "filename")
-LABEL_COLUMNS: Final = ("true", "suffix", "label")
-MANIFESTS: Final = (".jsonl", ".csv", ".tsv", ".parquet")
-
-Rows = Iterator[tuple[str, Mapping[str, Any]]]
 Found = tuple[list[Sample], list[str]]  # the samples, and what has to be said about them
 
 
-def find_inputs(target: str, *, classes: Collection[str], label_key: str | None = None) -> Found:
+def find_inputs(
+    target: str, *, classes: Collection[str], path_key: str | None = None, label_key: str | None = None
+) -> Found:
     """List the images to predict on.
 
     A folder or a glob is listed in order of the paths; a manifest keeps the order of its rows and may name images that
@@ -31,7 +36,8 @@ def find_inputs(target: str, *, classes: Collection[str], label_key: str | None 
     Args:
         target: Path of an image, a folder or a manifest (.jsonl, .csv, .tsv, .parquet), or a glob (``**`` goes deep).
         classes: The model's.
-        label_key: Column of the labels; None takes ``true``, ``suffix`` or ``label``, whichever comes first.
+        path_key: Column of a manifest's paths; None takes ``path``, ``image``, ``file`` or ``filename``.
+        label_key: Column of the labels; None takes ``true``, ``suffix``, ``label`` or ``class``.
     Returns:
         The samples, and what has to be said about them.
     Raises:
@@ -42,7 +48,7 @@ def find_inputs(target: str, *, classes: Collection[str], label_key: str | None 
     if os.path.isfile(target):
         if is_image(target):
             return [Sample(target, None, NO_METADATA)], []
-        return _in_manifest(target, classes=classes, label_key=label_key)
+        return _in_manifest(target, classes=classes, path_key=path_key, label_key=label_key)
     if not glob.has_magic(target):
         raise UserError(f"data.predict={target!r} does not exist{near(target)}; name a file, folder or glob")
     matches = sorted(path for path in glob.iglob(target, recursive=True) if os.path.isfile(path))
@@ -72,10 +78,15 @@ def _ignored(count: int, target: str) -> list[str]:
     return [f"{target}: ignored {count} hidden or other files that are no images"] if count else []
 
 
-def _in_manifest(file: str, *, classes: Collection[str], label_key: str | None) -> Found:
+def _in_manifest(file: str, *, classes: Collection[str], path_key: str | None, label_key: str | None) -> Found:
+    if not is_manifest(file):
+        raise UserError(
+            f"data.predict={file!r} is neither an image ({', '.join(IMAGE_SUFFIXES)}) "
+            f"nor a manifest ({', '.join(MANIFESTS)}); give it the suffix of what it holds"
+        )
     samples: list[Sample] = []
-    for place, row in _rows(file):
-        key = next((name for name in PATH_COLUMNS if name in row), None)
+    for place, row in read_table(file):
+        key = find_column(row, named=path_key, usual=PATH_COLUMNS, option="path_key", place=place)
         if key is None:
             names = " or ".join(PATH_COLUMNS)
             raise UserError(f"{place}: no column for the path (it has {', '.join(row)}); call it {names}")
@@ -93,56 +104,9 @@ def _in_manifest(file: str, *, classes: Collection[str], label_key: str | None) 
     return [Sample(sample.path, None, NO_METADATA) for sample in samples], notes
 
 
-def _label(row: Mapping[str, Any], label_key: str | None, *, place: str) -> str | None:
-    columns = (label_key,) if label_key else LABEL_COLUMNS
-    if label_key and label_key not in row:
-        raise UserError(f"{place}: no {label_key!r}, which data.label_key names{did_you_mean(label_key, row)}")
+def _label(row: Row, label_key: str | None, *, place: str) -> str | None:
     # A table that `clf predict` wrote: its `label` is a guess, the truth stands in `true` or nowhere.
-    if not label_key and "confidence" in row:
-        columns = ("true",)
-    label = next((row[name] for name in columns if name in row), None)
+    usual = ("true",) if "confidence" in row else LABEL_COLUMNS
+    key = find_column(row, named=label_key, usual=usual, option="label_key", place=place)
+    label = row[key] if key else None
     return sys.intern(str(label)) if label not in (None, "") else None
-
-
-def _rows(file: str) -> Rows:
-    suffix = os.path.splitext(file)[1].lower()
-    if suffix == ".jsonl":
-        return read_rows(file)
-    if suffix in (".csv", ".tsv"):
-        return _table_rows(file, delimiter="," if suffix == ".csv" else "\t")
-    if suffix == ".parquet":
-        return _parquet_rows(file)
-    raise UserError(
-        f"data.predict={file!r} is neither an image ({', '.join(IMAGE_SUFFIXES)}) "
-        f"nor a manifest ({', '.join(MANIFESTS)}); give it the suffix of what it holds"
-    )
-
-
-def _table_rows(file: str, *, delimiter: str) -> Rows:
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(f"{file}:{reader.line_num}: not as many fields as the header names; mend the line")
-                yield f"{file}:{reader.line_num}", row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a table in UTF-8 ({error}); save it as such") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-
-
-def _parquet_rows(file: str) -> Rows:
-    try:
-        import pyarrow as arrow  # type: ignore[import-untyped]  # Here, because it is slow and seldom needed.
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(f"data.predict={file!r} needs pyarrow; pip install pyarrow, or use CSV") from error
-    try:
-        number = 0
-        for batch in parquet.ParquetFile(file).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}:{number}", row
-    except (arrow.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a Parquet file ({error}); write it anew") from error

@@ -14,42 +14,52 @@ FOLDERS: Final[Mapping[Split, tuple[str, ...]]] = {
     "test": ("test",),
 }
 SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
+SPLIT_NAMES: Final[Mapping[str, Split]] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What a split may be called in a table, in lower case."""
 NO_METADATA: Final[Metadata] = {}  # One for all: a dict for each of a million samples would cost 64 MB.
 
 
 class Tree:
-    """A dataset folder with ``train``, ``valid`` (or ``val``) and ``test`` inside.
+    """A dataset folder with ``train``, ``valid`` (or ``val``) and ``test`` inside, or with none: then all is train.
 
     Args:
         root: The folder.
     Raises:
-        UserError: If it is not a folder, has none of the split folders, or has both ``valid`` and ``val``.
+        UserError: If it is not a folder, or has both ``valid`` and ``val``.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/") or root
         if not os.path.isdir(self.root):
             raise UserError(f"data.root={root!r} is not a folder{near(self.root)}; name the folder that holds train/")
-        present = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and not is_hidden(entry.name))
+        entries = [entry for entry in os.scandir(self.root) if not is_hidden(entry.name)]
+        present = sorted(entry.name for entry in entries if entry.is_dir())
+        self.loose = sorted(entry.name for entry in entries if not entry.is_dir())
         self._folders = {split: [n for n in names if n in present] for split, names in FOLDERS.items()}
-        others = [name for name in present if not any(name in names for names in FOLDERS.values())]
+        self.others = [name for name in present if not any(name in names for names in FOLDERS.values())]
+        self.has_splits = any(self._folders.values())
         self.notes = [
             f"{self.root}/{name} is not read: the folders of splits are called train, valid (or val) and test"
-            for name in others
-            if did_you_mean(name.lower(), ("train", "training", "val", "validation", "test", "testing"))
+            for name in self.others
+            if self.has_splits
+            and did_you_mean(name.lower(), ("train", "training", "val", "validation", "test", "testing"))
         ]
         self._listed: dict[Split, tuple[list[str], list[str]]] = {}
-        if not any(self._folders.values()):
-            held = f" (it holds {name_some(others, 4)})" if others else ""
-            raise UserError(
-                f"data.root={root!r} has no folder train, valid or test{held}; "
-                f"expected {self.root}/train/<class>/*.jpg or {self.root}/train/*.jsonl"
-            )
         if len(self._folders["val"]) > 1:
             raise UserError(f"data.root={root!r} has both 'valid' and 'val'; keep one validation folder")
 
     def folder(self, split: Split) -> str | None:
         """Path of a split's folder; None where the dataset has no such split."""
+        if not self.has_splits:
+            return self.root if split == "train" else None
         names = self._folders[split]
         return f"{self.root}/{names[0]}" if names else None
 
@@ -70,6 +80,16 @@ class Tree:
             if self.folder(split) and any(name.endswith(".jsonl") for name in self._list(split)[0]):
                 return "jsonl"
         return "folder"
+
+    def class_folders(self) -> set[str]:
+        """Name the folders in splits that hold images, however deep: each is a class in the folder layout."""
+        return {
+            name.partition("/")[0]
+            for split in SPLITS
+            if self.folder(split)
+            for name in self._list(split)[0]
+            if "/" in name and is_image(name)
+        }
 
     def _list(self, split: Split) -> tuple[list[str], list[str]]:
         if split not in self._listed:

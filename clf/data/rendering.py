@@ -4,11 +4,7 @@ import hashlib
 import json
 import logging
 import re
-import secrets
-import shutil
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +14,8 @@ import numpy as np
 from clf.data.jersey import RENDERER, Colours, render
 from clf.data.samples import Split
 from clf.errors import UserError
+from clf.files import new_folder
+from clf.progressbar import watched
 
 logger = logging.getLogger("clf")
 
@@ -149,20 +147,15 @@ def write(order: Order, *, output: str | Path) -> bool:
     output = Path(output)
     if _holds(output, order):
         return False
-    target = output.absolute()
-    partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}.partial")
     # The first line of a run belongs to the command; it names the data, too.
     logger.debug("rendering %d jersey numbers into %s", order.total, output)
     try:
-        partial.mkdir(parents=True)
-        _write(order, folder=partial)
-        partial.rename(target)
+        with new_folder(output) as partial:
+            _write(order, folder=partial)
     except OSError as error:
         if _holds(output, order):  # another process was faster
             return False
         raise UserError(f"cannot write the rendered dataset to {output}: {error}; choose another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return True
 
 
@@ -211,7 +204,7 @@ def _write(order: Order, *, folder: Path) -> None:
         (folder / FOLDERS[split]).mkdir()
     style = order.style
     jobs = [(group, number) for group in order.groups for number in range(group.count)]
-    for group, number in _watched(jobs):
+    for group, number in watched(jobs, title="rendering jersey numbers"):
         key = hashlib.sha256(f"{style.seed}/{group.key}/{number}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(key, "big"))
         image, metadata = render(
@@ -230,19 +223,3 @@ def _write(order: Order, *, folder: Path) -> None:
     for split, lines in rows.items():
         (folder / FOLDERS[split] / ANNOTATIONS).write_text("".join(lines), "utf-8")
     (folder / RECORD).write_text(json.dumps(order.record, indent=2) + "\n", "utf-8")
-
-
-def _watched(jobs: Sequence[tuple[Group, int]]) -> Iterator[tuple[Group, int]]:
-    """Pass the jobs on, with a bar once they have taken two seconds and somebody is looking."""
-    if not sys.stderr.isatty():
-        yield from jobs
-        return
-    from rich.console import Console  # Slow to import, and needed here alone.
-    from rich.progress import Progress
-
-    start = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("rendering jersey numbers", total=len(jobs), visible=False)
-        for job in jobs:
-            yield job
-            progress.update(task, advance=1, visible=time.monotonic() - start > 2)

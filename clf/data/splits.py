@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from clf.data.layout import name_some
@@ -85,10 +85,18 @@ def drop_unknown(
     )
 
 
-def carve(train: Sequence[Sample], *, fraction: float, seed: int, base: str) -> tuple[list[Sample], list[Sample]]:
+def carve(
+    train: Sequence[Sample],
+    *,
+    fraction: float,
+    seed: int,
+    bases: Sequence[str],
+    kept: Collection[str] = (),
+    file: Callable[[str], str] = str,
+) -> tuple[list[Sample], list[Sample]]:
     """Set a stratified part of the training split aside for validation, the same on every machine.
 
-    Which images go depends on the seed and on their paths below ``base``, not on where ``base`` lies. Images, not rows,
+    Which images go depends on the seed and on their paths below ``bases``, not on where those lie. Images, not rows,
     are divided: all rows of an image stay together, and an image whose rows disagree about its label stays in train.
     Classes share by largest remainder, and each keeps at least one image in train.
 
@@ -96,23 +104,30 @@ def carve(train: Sequence[Sample], *, fraction: float, seed: int, base: str) -> 
         train: The whole training split.
         fraction: Share of the images to set aside, in (0, 1); at least one image goes where a class has two.
         seed: Another seed, another choice.
-        base: Folder that paths are relative to.
+        bases: Folders that paths are relative to.
+        kept: Paths that stay in train whatever happens; they are not counted in the share.
+        file: Turns a path into what is the same for all paths to one image.
     Returns:
         What is left of train, and validation; both in the order given.
     """
     labels: dict[str, set[str]] = defaultdict(set)
-    for sample in train:
-        labels[sample.path].add(_label(sample))
+    paths: dict[str, str] = {}
+    files = [file(sample.path) for sample in train]
+    for sample, image in zip(train, files, strict=True):
+        labels[image].add(_label(sample))
+        paths.setdefault(image, sample.path)
+    stay = {file(path) for path in kept}
     images: dict[str, list[str]] = defaultdict(list)
-    for path, names in labels.items():
-        if len(names) == 1:
-            images[next(iter(names))].append(path)
-    quota = _share({name: len(paths) for name, paths in images.items()}, fraction=fraction)
+    for image, names in labels.items():
+        if len(names) == 1 and image not in stay:
+            images[next(iter(names))].append(image)
+    quota = _share({name: len(found) for name, found in images.items()}, fraction=fraction)
     chosen: set[str] = set()
-    for name, paths in images.items():
-        order = sorted(paths, key=lambda path: _shuffle_key(relative(path, base), seed=seed))
+    for name, found in images.items():
+        order = sorted(found, key=lambda image: _shuffle_key(relative(paths[image], bases), seed=seed))
         chosen.update(order[: quota[name]])
-    return [s for s in train if s.path not in chosen], [s for s in train if s.path in chosen]
+    left = [sample for sample, image in zip(train, files, strict=True) if image not in chosen]
+    return left, [sample for sample, image in zip(train, files, strict=True) if image in chosen]
 
 
 def _share(counts: Mapping[str, int], *, fraction: float) -> dict[str, int]:
@@ -133,13 +148,22 @@ def _shuffle_key(path: str, *, seed: int) -> tuple[bytes, str]:
     return hashlib.blake2b(f"{seed}/{path}".encode(errors="surrogateescape"), digest_size=8).digest(), path
 
 
-def relative(path: str, base: str) -> str:
-    """Path below a folder, with forward slashes: the same wherever the folder lies."""
-    return path[len(base) + 1 :] if path.startswith(f"{base}/") else os.path.relpath(path, base).replace(os.sep, "/")
+def relative(path: str, bases: Sequence[str]) -> str:
+    """Path below the innermost of some folders that holds it, with forward slashes: the same wherever they lie.
+
+    Args:
+        path: A path that begins with one of the folders; any other is told from the first.
+        bases: The folders; an empty text is the working folder.
+    """
+    around = [base for base in bases if path.startswith(f"{base}/") or not (base or path.startswith("/"))]
+    if around:
+        base = max(around, key=len)
+        return path[len(base) + 1 :] if base else path
+    return os.path.relpath(path, bases[0] or ".").replace(os.sep, "/") if bases else path
 
 
-def fingerprint(splits: Mapping[Split, Sequence[Sample]], *, base: str) -> str:
-    """Hash what the data is: split, path below ``base`` and label of each sample, in order.
+def fingerprint(splits: Mapping[Split, Sequence[Sample]], *, bases: Sequence[str]) -> str:
+    """Hash what the data is: split, path below ``bases`` and label of each sample, in order.
 
     Returns:
         A SHA-256 in hexadecimal; equal on every machine that holds the same dataset.
@@ -147,7 +171,7 @@ def fingerprint(splits: Mapping[Split, Sequence[Sample]], *, base: str) -> str:
     digest = hashlib.sha256()
     for split, samples in sorted(splits.items()):
         for sample in samples:
-            line = "\0".join((split, relative(sample.path, base), sample.label or ""))
+            line = "\0".join((split, relative(sample.path, bases), sample.label or ""))
             digest.update(line.encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()
 

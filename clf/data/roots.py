@@ -1,0 +1,149 @@
+"""What ``data.root`` names: each root is recognised by itself, and several are merged split by split."""
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+from clf.data.disk import Disk
+from clf.data.folder import FolderSource
+from clf.data.jsonl import JsonlSource
+from clf.data.layout import FOLDERS, SPLIT_NAMES, Tree, is_image, name_some
+from clf.data.manifest import ManifestSource, manifests_in
+from clf.data.samples import Sample, Source, Split
+from clf.data.tables import MANIFESTS, RowKeys, is_manifest
+from clf.errors import UserError
+
+Layout = Literal["auto", "folder", "jsonl", "manifest"]
+
+
+def open_roots(roots: Sequence[str], *, layout: Layout, keys: RowKeys) -> Source:
+    """Recognise what lies at each root.
+
+    Args:
+        roots: Folders and manifests, one or more.
+        layout: What they are; ``auto`` finds out for each.
+        keys: What the columns of tables are called.
+    Returns:
+        The source of the samples.
+    Raises:
+        UserError: If a root is nothing that can be read.
+    """
+    if not roots:
+        raise UserError("data.root=[] names nothing; give a folder or a manifest")
+    sources = [_open(root, layout=layout, keys=keys) for root in roots]
+    return sources[0] if len(sources) == 1 else MergedSource(sources)
+
+
+def folder_of(root: str) -> str:
+    """Folder that the paths of a root's samples count from: itself, or the one that a manifest lies in."""
+    return os.path.dirname(root) if os.path.isfile(root) else root.rstrip("/") or root
+
+
+class MergedSource:
+    """Several sources as one, split by split in the order given.
+
+    Args:
+        sources: What is merged.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._notes: list[str] = []
+
+    def __str__(self) -> str:
+        """Name all that is merged."""
+        return " + ".join(map(str, self._sources))
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out or came twice, a line each."""
+        return [*(note for source in self._sources for note in getattr(source, "notes", ())), *self._notes]
+
+    def samples(self, split: Split) -> list[Sample]:
+        """List a split; a file that several sources name stays in as often as it is named, and is noted."""
+        disk = Disk()
+        merged: list[Sample] = []
+        seen: set[str] = set()
+        twice: list[str] = []
+        for source in self._sources:
+            samples = source.samples(split)
+            files = {disk.real(sample.path): sample.path for sample in samples}
+            twice += [path for real, path in files.items() if real in seen]
+            seen |= files.keys()
+            merged += samples
+        if twice:
+            self._notes.append(f"{split} has {len(twice)} files from more than one root, e.g. {twice[0]}")
+        return merged
+
+
+def _open(root: str, *, layout: Layout, keys: RowKeys) -> Source:
+    if os.path.isfile(root):
+        return _open_file(root, layout=layout, keys=keys)
+    tree = Tree(root)
+    found = _recognise(tree) if layout == "auto" else layout
+    if found == "jsonl":
+        if not tree.has_splits:
+            raise UserError(f"data.root={root!r} has no folder train, valid or test, as data.layout=jsonl needs")
+        return JsonlSource(tree, keys=keys)
+    if found == "folder":
+        return FolderSource(tree)
+    tables = manifests_in(tree.root, tree.loose)
+    if not tables:
+        raise UserError(f"data.root={root!r} holds no manifest ({', '.join(MANIFESTS)}), as data.layout=manifest needs")
+    return ManifestSource(tables, keys=keys)
+
+
+def _open_file(root: str, *, layout: Layout, keys: RowKeys) -> Source:
+    if is_image(root):
+        raise UserError(f"data.root={root!r} is an image; name the folder that holds train/")
+    if not is_manifest(root):
+        raise UserError(
+            f"data.root={root!r} is not a folder, and no manifest ({', '.join(MANIFESTS)}); "
+            "unpack an archive first, and name the folder"
+        )
+    if layout not in ("auto", "manifest"):
+        raise UserError(f"data.root={root!r} is a file, and data.layout={layout} needs a folder; set it to auto")
+    return ManifestSource([root], keys=keys)
+
+
+def _recognise(tree: Tree) -> Literal["folder", "jsonl", "manifest"]:
+    """Tell the layout of a folder: what lies in splits comes before tables, and tables before bare class folders."""
+    tables = [name for name in tree.loose if is_manifest(name)]
+    if not tree.has_splits:
+        if tables:
+            return "manifest"
+        _require_classes(tree)
+        return "folder"
+    found = tree.recognise()
+    if not tables:
+        return found
+    if found == "folder" and len(tree.class_folders()) < 2:
+        return "manifest"
+    tree.notes.append(
+        f"{tree.root}: {name_some(tables)} not read, for the images lie in split folders; "
+        "data.layout=manifest reads tables instead"
+    )
+    return found
+
+
+def _require_classes(tree: Tree) -> None:
+    """Refuse a folder without splits that does not hold a folder for each class."""
+    root, expected = tree.root, f"expected {tree.root}/train/<class>/*.jpg or {tree.root}/train/*.jsonl"
+    problem = f"data.root={root!r} has no folder train, valid or test"
+    if inner := next((name for name in tree.others if _holds_splits(f"{root}/{name}")), None):
+        raise UserError(f"{problem}, but {inner!r} in it has; did you mean data.root={root}/{inner}?")
+    if split_like := [name for name in tree.others if name.lower() in SPLIT_NAMES]:
+        raise UserError(f"{problem}; call {name_some(split_like)} by these names, in small letters")
+    classes = sorted(tree.class_folders())
+    if len(classes) >= 2:
+        return
+    if classes:
+        raise UserError(f"{problem}, and {classes[0]!r} is its only folder with images; {expected}")
+    if images := list(filter(is_image, tree.loose)):
+        raise UserError(f"{problem}: its {len(images)} images lie in no class folders, so have no labels; {expected}")
+    held = f" (it holds {name_some(tree.others, 4)})" if tree.others else ""
+    raise UserError(f"{problem}{held}; {expected}")
+
+
+def _holds_splits(folder: str) -> bool:
+    return any(os.path.isdir(f"{folder}/{name}") for names in FOLDERS.values() for name in names)
