@@ -14,6 +14,7 @@ PARTS = {
     "data/jersey_numbers.yaml": "--data",
     "logger/tensorboard.yaml": "--trainer.logger",
     "logger/wandb.yaml": "--trainer.logger",
+    **{f"optim/{name}.yaml": "--model" for name in ("adam", "lamb", "one_cycle", "plateau", "sgd", "step")},
     "trainer/cpu.yaml": "--trainer",
     "trainer/smoke.yaml": "--trainer",
     "trainer/t4.yaml": "--trainer",

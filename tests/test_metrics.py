@@ -172,6 +172,59 @@ def test_training_metrics_count_images_and_start_anew_each_epoch() -> None:
         assert {name: float(value) for name, value in metrics.compute().items()} == pytest.approx(expected)
 
 
+def test_soft_labels_count_by_the_share_of_the_predicted_class() -> None:
+    metrics = TrainingMetrics()
+    logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    metrics.update(torch.tensor(2.0), logits, torch.tensor([[0.7, 0.3, 0.0], [0.6, 0.3, 0.1]]))
+    metrics.update(torch.tensor(1.0), logits, torch.tensor([0, 0]))  # a batch that was not mixed
+    values = metrics.compute()
+    assert float(values["train/acc_top1"]) == pytest.approx((0.7 + 0.1 + 1 + 0) / 4)
+    assert float(values["train/loss"]) == pytest.approx(1.5)
+
+
+def area(logits: Tensor, labels: Tensor) -> float:
+    """Count, class by class, how often an image of the class scores higher than one of another; ties are half."""
+    probs, areas = logits.double().softmax(1), []
+    for index in range(logits.shape[1]):
+        inside, outside = probs[labels == index, index], probs[labels != index, index]
+        if len(inside) and len(outside):
+            wins = (inside[:, None] > outside).double() + (inside[:, None] == outside).double() / 2
+            areas.append(wins.mean())
+    return float(torch.stack(areas).mean())
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0, 12.0])
+@pytest.mark.parametrize(("classes", "labels"), [(2, None), (7, None), (7, [1, 4]), (40, None)])
+def test_the_area_under_the_curve_is_the_counted_one_also_without_some_classes(
+    classes: int, labels: list[int] | None, scale: float
+) -> None:
+    logits, truth = noise(150, classes, seed=2, labels=labels, scale=scale)
+    metrics = EvaluationMetrics(classes, "val", auroc=True)
+    for rows in (slice(0, 100), slice(100, 150)):
+        metrics.update(torch.tensor(1.0), logits[rows], truth[rows])
+    assert float(metrics.compute()["val/auroc"]) == pytest.approx(area(logits, truth), abs=0.005)
+
+
+def test_there_is_no_area_where_all_images_are_of_one_class_or_nobody_asked() -> None:
+    logits, labels = noise(10, 3, seed=1, labels=[2])
+    for auroc in (True, False):
+        metrics = EvaluationMetrics(3, "val", auroc=auroc)
+        metrics.update(torch.tensor(1.0), logits, labels)
+        assert "val/auroc" not in metrics.compute()
+    metrics = EvaluationMetrics(3, "val")
+    metrics.update(torch.tensor(1.0), *noise(30, 3, seed=1))
+    assert "val/auroc" not in metrics.compute()
+
+
+def test_the_area_starts_from_nothing_in_each_pass() -> None:
+    metrics = EvaluationMetrics(3, "val", auroc=True)
+    metrics.update(torch.tensor(1.0), *noise(30, 3, seed=1))
+    metrics.reset()
+    second = noise(40, 3, seed=2)
+    metrics.update(torch.tensor(1.0), *second)
+    assert float(metrics.compute()["val/auroc"]) == pytest.approx(area(*second), abs=0.005)
+
+
 def test_training_metrics_go_on_from_a_checkpoint_s_totals() -> None:
     whole, cut, resumed = TrainingMetrics(), TrainingMetrics(), TrainingMetrics()
     train(whole, 5, 4, 2)
