@@ -119,7 +119,7 @@ def test_focal_by_hand() -> None:
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_focal_of_a_certain_network_has_a_gradient(gamma: float) -> None:
     logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
-    Focal(gamma)(logits, torch.tensor([0, 0])).backward()  # type: ignore[no-untyped-call]
+    Focal(gamma)(logits, torch.tensor([0, 0])).backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
 
