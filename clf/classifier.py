@@ -1,35 +1,33 @@
 """The LightningModule: a network, its loss and its metrics, with one step for training and one for evaluation."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import AdamW
-from torch.optim import lr_scheduler as torch_schedulers
 
 from clf.checkpoints import KEY, Facts
 from clf.errors import UserError
-from clf.losses import ClassWeights, CrossEntropy, class_weights
+from clf.losses import CORRECTIONS, ClassWeights, CrossEntropy, correct_imbalance
 from clf.metrics import EvaluationMetrics, Stage, TrainingMetrics
-from clf.networks import Built, Pretrained, build
-from clf.optim import WarmupCosine, parameter_groups
+from clf.networks import Pretrained, build, build_own
+from clf.optim import Cosine, Interval, PlannedSchedule, Warmup, brings_warmup, schedule_config, sets_rates
+from clf.parameters import Backbone, build_optimizer
 from clf.preprocess import CropMode, Interpolation, Preprocessing
 from clf.seeding import mix_seed
 
 Batch = dict[str, Any]
 
-OWN_NETWORK_CFG = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
-"""What a network of the user's own is fed with unless the configuration says otherwise."""
-PER_STEP = (WarmupCosine, torch_schedulers.OneCycleLR, torch_schedulers.CyclicLR)
-"""Schedules whose lengths count optimizer steps."""
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+log = logging.getLogger("clf")
 
 
 class Classifier(LightningModule):
@@ -52,12 +50,24 @@ class Classifier(LightningModule):
         interpolation: Resampling filter; default: timm's for ``arch``.
         mean: Mean of the input per channel, in [0, 1]; default: timm's for ``arch``.
         std: Standard deviation of the input per channel; default: timm's for ``arch``.
-        loss: Module that maps logits (N, C) and labels (N,) to a scalar; default: smoothed cross-entropy.
-        class_weights: ``inverse`` weighs the loss by inverse class frequency, normalised to sum to C.
+        loss: Module that maps logits (N, C) and labels (N,), or their shares of the classes (N, C) where images are
+            mixed, to a scalar; default: smoothed cross-entropy.
+        class_weights: ``inverse`` weighs the loss by inverse class frequency, ``effective`` by the effective number of
+            samples, which is milder; both normalised to sum to C.
+        class_weights_beta: Of ``effective``, in [0, 1); the nearer to 1, the nearer to ``inverse``.
+        balanced_sampler: Whether training draws classes equally often; comes from the data.
+        double_correction: Allow more than one of class weights, balanced sampler and logit adjustment.
+        mixing: Module that maps normalised images (N, 3, H, W) and shares of the classes (N, C) of a training batch to
+            mixed ones, e.g. clf.mixing.Mixing.
         optimizer: Optimizer; biases and norms are not decayed.
+        layer_decay: What the learning rate is multiplied with from layer to layer, from the head down; 1 is off.
+        freeze_epochs: Epochs at the start in which only the head is trained.
         lr_scheduler: Learning-rate schedule, or null for a constant rate.
         lr_scheduler_interval: Step the schedule per optimizer ``step`` or per ``epoch``; ``auto`` is per step for
-            WarmupCosine, OneCycleLR and CyclicLR and per epoch for all others.
+            Cosine, OneCycle, OneCycleLR and CyclicLR and per epoch for all others.
+        warmup_epochs: Length of the linear warm-up that is laid over any schedule; at most a quarter of the run.
+        warmup_start: Fraction of the rate at the first step of the warm-up.
+        auroc: Also report the area under the ROC curve, one class against the rest, macro average.
         channels_last: Keep images as NHWC in memory: faster on CPUs and on GPUs with tensor cores.
         compile: Compile the network with ``torch.compile``; the first steps take longer.
         seed: Seed of dropout and other randomness inside a training step.
@@ -81,9 +91,18 @@ class Classifier(LightningModule):
         std: tuple[float, float, float] | None = None,
         loss: nn.Module | None = None,
         class_weights: ClassWeights = "none",
+        class_weights_beta: float = 0.999,
+        balanced_sampler: bool = False,
+        double_correction: bool = False,
+        mixing: nn.Module | None = None,
         optimizer: OptimizerCallable = AdamW,
-        lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
-        lr_scheduler_interval: Literal["auto", "step", "epoch"] = "auto",
+        layer_decay: float = 1.0,
+        freeze_epochs: int = 0,
+        lr_scheduler: LRSchedulerCallable | None = Cosine,
+        lr_scheduler_interval: Interval = "auto",
+        warmup_epochs: float = 5.0,
+        warmup_start: float = 1e-3,
+        auroc: bool = False,
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002 - the field's word, and a YAML key
         seed: int = 42,
@@ -92,26 +111,14 @@ class Classifier(LightningModule):
         if len(classes) < 2:
             raise UserError(f"a classifier needs at least two classes, found {classes!r}")
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        rates: dict[str, Any] = {"weights": weights, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
         if network is None:
-            built = build(
-                arch,
-                num_classes=len(classes),
-                pretrained=pretrained,
-                weights=weights,
-                image_size=size,
-                drop_rate=drop_rate,
-                drop_path_rate=drop_path_rate,
-            )
+            built = build(arch, num_classes=len(classes), pretrained=pretrained, image_size=size, **rates)
             self._built_from = {"arch": arch}
         else:
-            if weights is not None or drop_rate or drop_path_rate:
-                raise UserError(
-                    "model.weights, drop_rate and drop_path_rate are for model.arch; give a network of your own such "
-                    "things as model.network.init_args"
-                )
-            own = network(len(classes))
-            built = Built(own, {**OWN_NETWORK_CFG, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}, "its own constructor")
-            self._built_from = {"class_path": f"{type(own).__module__}.{type(own).__qualname__}"}
+            built = build_own(network, num_classes=len(classes), **rates)
+            own = type(built.network)
+            self._built_from = {"class_path": f"{own.__module__}.{own.__qualname__}"}
         self.classes = classes
         self.weights_from = built.weights_from
         self.preprocessing = Preprocessing.from_pretrained_cfg(
@@ -125,34 +132,52 @@ class Classifier(LightningModule):
         )
         self.network = built.network
         self.loss = CrossEntropy() if loss is None else loss
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
+        correct_imbalance(
+            self.loss,
+            scheme=class_weights,
+            beta=class_weights_beta,
+            # Without counts (evaluation) the values come with the checkpoint; only the shape matters here.
+            counts=class_counts or [1] * len(classes),
+            balanced_sampler=balanced_sampler,
+            double_correction=double_correction,
+        )
+        self.mixing = mixing
+        self._configure_training(optimizer, lr_scheduler, layer_decay=layer_decay, freeze_epochs=freeze_epochs)
         self.lr_scheduler_interval = lr_scheduler_interval
+        self.warmup = Warmup(warmup_epochs, warmup_start)
         self.channels_last = channels_last
         self.seed = seed
-        self._weigh_classes(class_weights, class_counts)
         self.training_metrics = TrainingMetrics()
-        self.val_metrics = EvaluationMetrics(len(classes), "val")
-        self.test_metrics = EvaluationMetrics(len(classes), "test")
+        self.val_metrics = EvaluationMetrics(len(classes), "val", auroc=auroc)
+        self.test_metrics = EvaluationMetrics(len(classes), "test", auroc=auroc)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         if compile:
             # In place: the names in the checkpoint stay those of the plain network.
             self.network.compile()
 
+    def _configure_training(
+        self,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        *,
+        layer_decay: float,
+        freeze_epochs: int,
+    ) -> None:
+        if not 0 < layer_decay <= 1:
+            raise UserError(f"model.layer_decay={layer_decay} must be in (0, 1]; 1 is off, usual values are 0.6 to 0.9")
+        if freeze_epochs < 0:
+            raise UserError(f"model.freeze_epochs={freeze_epochs} must not be negative")
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.layer_decay = layer_decay
+        self.freeze_epochs = freeze_epochs
+        self._backbone = Backbone(self.network) if freeze_epochs else None
+
     @property
     def facts(self) -> Facts:
         """What checkpoints say about this classifier."""
         return Facts(self.classes, self._built_from, asdict(self.preprocessing), self.weights_from)
-
-    def _weigh_classes(self, scheme: ClassWeights, counts: list[int] | None) -> None:
-        if scheme == "none":
-            return
-        if "class_weights" not in self.loss._buffers:
-            name = type(self.loss).__name__
-            raise UserError(f"model.class_weights={scheme!r}: {name} has no buffer named class_weights to put them in")
-        # Without counts (evaluation) the values come with the checkpoint; only the shape matters here.
-        self.loss.register_buffer("class_weights", class_weights(counts or [1] * len(self.classes), scheme))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images, float (N, 3, H, W), to logits (N, C)."""
@@ -162,18 +187,35 @@ class Classifier(LightningModule):
         return logits
 
     def on_train_start(self) -> None:
-        """Put the planned schedule in force, and hold a resumed optimizer to the configuration.
+        """Put the rates of the first step in force, those of the configuration where a run is resumed."""
+        [optimizer] = self.trainer.optimizers
+        if self.trainer.ckpt_path is None:
+            self.warmup.note(optimizer)
+        else:
+            self._hold_to_configuration(optimizer)
+        self.warmup.lower(optimizer, self.trainer.global_step)
+        self.on_train_epoch_start()  # Lightning does not call it where an epoch is resumed in its middle.
 
-        It came back with the checkpoint's rates and decay; so did a schedule of torch's, which goes on with those.
+    def _hold_to_configuration(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give a resumed optimizer the configuration's rates and decay: it came back with the checkpoint's.
+
+        So did a schedule of torch's, which goes on with those.
         """
-        scheduler = self.lr_schedulers()
-        if not isinstance(scheduler, WarmupCosine | None):
+        schedule = self.lr_schedulers()
+        if not isinstance(schedule, PlannedSchedule | None):
+            self.warmup.lift(optimizer)
             return
-        configured = self.optimizer(parameter_groups(self)).param_groups
-        for group, wanted in zip(self.trainer.optimizers[0].param_groups, configured, strict=True):
+        configured = build_optimizer(self.optimizer, self, self.network, layer_decay=self.layer_decay).param_groups
+        for group, wanted in zip(optimizer.param_groups, configured, strict=True):
             group.update({key: value for key, value in wanted.items() if key != "params"})
-        if scheduler is not None:
-            scheduler.apply()
+        if schedule is not None:
+            schedule.apply()
+        self.warmup.note(optimizer)
+
+    def on_train_epoch_start(self) -> None:
+        """Train the head alone, or everything: a function of the epoch, so that a resumed run does the same."""
+        if self._backbone is not None:
+            self._backbone.freeze(self.current_epoch < self.freeze_epochs)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make what the step draws a function of (seed, epoch, batch, rank), so that a resumed run draws the same."""
@@ -184,11 +226,27 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, scalar."""
-        logits = self(batch["images"])  # (N, C)
-        loss: Tensor = self.loss(logits, batch["labels"])
-        self.training_metrics.update(loss.detach(), logits.detach(), batch["labels"])
+        images, labels = batch["images"], batch["labels"]
+        if self.mixing is not None:
+            shares = functional.one_hot(labels, len(self.classes)).to(images.dtype)
+            images, labels = self.mixing(images, shares)  # labels: (N,) -> (N, C)
+        logits = self(images)  # (N, C)
+        loss: Tensor = self.loss(logits, labels)
+        self.training_metrics.update(loss.detach(), logits.detach(), labels)
         self.log("train/loss_step", loss.detach(), prog_bar=True, batch_size=len(logits))
         return loss
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step the schedule on rates of its own, without the warm-up."""
+        [optimizer] = self.trainer.optimizers
+        self.warmup.lift(optimizer)
+        super().lr_scheduler_step(scheduler, metric)
+        self.warmup.note(optimizer)
+        self.warmup.lower(optimizer, self.trainer.global_step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Put the rates of the next step in force."""
+        self.warmup.lower(self.trainer.optimizers[0], self.trainer.global_step)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics."""
@@ -245,44 +303,53 @@ class Classifier(LightningModule):
         return {"logits": self._logits(batch["images"]), "index": batch["index"], **known}
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer over two parameter groups, and the schedule over the length of the run.
-
-        A loss may have parameters, too.
-        """
+        """Build the optimizer over its parameter groups, and schedule and warm-up over the length of the run."""
+        if self._backbone is not None:
+            self._backbone.freeze(False)  # a fit in this process may have ended frozen
+        if self.freeze_epochs:
+            self._require_strategy_that_thaws()
         try:
-            optimizer = self.optimizer(parameter_groups(self))
-            scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+            optimizer = build_optimizer(self.optimizer, self, self.network, layer_decay=self.layer_decay)
+            schedule = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
         except UserError:
             raise
         except ValueError as error:  # what torch says about a rate or a length that cannot be
             raise UserError(f"model.optimizer or model.lr_scheduler: {error}") from error
-        if scheduler is None:
-            return optimizer
-        interval = self.lr_scheduler_interval
-        if interval == "auto":
-            interval = "step" if isinstance(scheduler, PER_STEP) else "epoch"
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
-        if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                raise UserError(
-                    "model.lr_scheduler: torch's ReduceLROnPlateau does not say what it watches; "
-                    "use lightning.pytorch.cli.ReduceLROnPlateau with init_args: {monitor: val/loss}"
-                )
-            config |= {"monitor": scheduler.monitor, "interval": "epoch"}
-        if isinstance(scheduler, WarmupCosine):
-            self._plan(scheduler, per_epoch=interval == "epoch")
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        if self.layer_decay < 1 and sets_rates(schedule):
+            name = type(schedule).__name__
+            raise UserError(f"model.layer_decay: torch's {name} gives all layers one rate; use clf.optim.OneCycle")
+        config = None if schedule is None else schedule_config(schedule, self.lr_scheduler_interval)
+        self._plan(schedule, per_epoch=config is not None and config["interval"] == "epoch")
+        return {"optimizer": optimizer} if config is None else {"optimizer": optimizer, "lr_scheduler": config}
 
-    def _plan(self, scheduler: WarmupCosine, *, per_epoch: bool) -> None:
+    def _require_strategy_that_thaws(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise UserError(
+                "model.freeze_epochs with several processes: a frozen backbone has no gradients to exchange; "
+                "set trainer.strategy=ddp_find_unused_parameters_true"
+            )
+
+    def _plan(self, schedule: Any, *, per_epoch: bool) -> None:
+        self.warmup.steps = 0
+        planned = isinstance(schedule, PlannedSchedule)
+        if not planned and not self.warmup.epochs:
+            return
         total_steps = self.trainer.estimated_stepping_batches
-        if total_steps == math.inf:
-            raise UserError("WarmupCosine needs to know the run's length; set trainer.max_epochs or trainer.max_steps")
+        if planned and total_steps == math.inf:
+            name = type(schedule).__name__
+            raise UserError(f"{name} needs to know the run's length; set trainer.max_epochs or trainer.max_steps")
         self.trainer.fit_loop.setup_data()  # not done above where max_steps alone ends the run
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        if per_epoch:
-            scheduler.plan(total_steps=math.ceil(total_steps / steps), steps_per_epoch=1)
-        else:
-            scheduler.plan(total_steps=int(total_steps), steps_per_epoch=steps)
+        if not brings_warmup(schedule):
+            self.warmup.plan(total_steps, steps_per_epoch=steps)
+        elif self.warmup.epochs:
+            name = type(schedule).__name__
+            log.info("model.warmup_epochs=%g is not used: %s has its own warm-up", self.warmup.epochs, name)
+        if planned:
+            unit = steps if per_epoch else 1
+            schedule.plan(math.ceil(total_steps / unit), held=self.warmup.steps / unit)
+            schedule.apply()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this classifier, and the metrics of the epoch so far, as primitives."""
@@ -290,13 +357,15 @@ class Classifier(LightningModule):
         checkpoint["training_metrics"] = self.training_metrics.totals()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on in mid-epoch, and settle who weighs the classes: in training the configuration, else the checkpoint."""
-        name = "loss.class_weights"
+        """Go on in mid-epoch, and settle who corrects imbalance: in training the configuration, else the checkpoint."""
+        names = {f"loss.{name}" for name in CORRECTIONS}
         if self.trainer.state.fn == TrainerFn.FITTING:
             first = self.trainer.is_global_zero
             self.training_metrics.resume({k: first * total for k, total in checkpoint["training_metrics"].items()})
-            own = {key: value for key, value in self.state_dict().items() if key == name}
+            own = {key: value for key, value in self.state_dict().items() if key in names}
             for key in {"state_dict", "current_model_state"} & checkpoint.keys():  # the second is a moving average's
-                checkpoint[key] = {k: value for k, value in checkpoint[key].items() if k != name} | own
-        elif "class_weights" in self.loss._buffers:
-            self.loss.register_buffer("class_weights", checkpoint["state_dict"].get(name))
+                checkpoint[key] = {k: value for k, value in checkpoint[key].items() if k not in names} | own
+            return
+        for name in CORRECTIONS:
+            if name in self.loss._buffers:
+                self.loss.register_buffer(name, checkpoint["state_dict"].get(f"loss.{name}"))

@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from clf import logs, results
+from clf import finders, logs, results, runs
 from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.predictions import Predictions
@@ -101,6 +102,7 @@ class CLI(LightningCLI):
         self.invocation: Invocation = session.invocation
         self.verb = self.invocation.verb
         self.exit_code = 0
+        self.search: str | None = None
         composed = self.invocation.composed
         super().__init__(
             Classifier,
@@ -127,6 +129,9 @@ class CLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, help=_CHECKPOINT_HELP)
         levels = Literal["debug", "info", "warning", "error"]
         parser.add_argument("--log_level", type=levels, default="info", help="How much is said.")
+        if self.verb == "fit":
+            for name, text in finders.SEARCHES.items():
+                parser.add_argument(f"--{name}", action="store_true", default=SUPPRESS, help=text)
         if self.verb == "predict":
             parser.add_argument("--output", type=str | None, help="File to write: .csv, .jsonl or .parquet.")
         self._add_callbacks(parser)
@@ -164,6 +169,7 @@ class CLI(LightningCLI):
             config.pop(key, None)
         if self.verb == "fit":
             config.name = self.invocation.name
+            self.search = self._settle_search(config)
             self._settle_fit(config)
         else:
             config.trainer.logger = False
@@ -180,14 +186,26 @@ class CLI(LightningCLI):
             # The weights come from the checkpoint; those it began with need not be had any more.
             config.model.pretrained, config.model.weights = False, None
 
+    def _settle_search(self, config: Namespace) -> str | None:
+        """Take out whether something is sought instead of trained: it belongs into no run's configuration."""
+        asked = [name for name in finders.SEARCHES if config.pop(name, False)]
+        for name in asked:
+            if len(asked) > 1:
+                raise UserError("find_lr and find_batch_size are two searches: first the batch size, then its rate")
+            if self.invocation.checkpoint is not None:
+                raise UserError(f"{name} starts from the configuration's weights: leave out --ckpt_path")
+            if config.trainer.fast_dev_run:
+                raise UserError(f"{name} finds nothing in a dry run: leave out --trainer.fast_dev_run")
+        return asked[0] if asked else None
+
     def _settle_fit(self, config: Namespace) -> None:
         self.config_text = self._parser(self.verb).dump(config, skip_unset=False)
         plain = yaml.safe_load(self.config_text)
         if self.session.is_finished(plain):
             raise AlreadyDone(f"{self.session.run} is already finished; raise trainer.max_epochs to train it further")
-        if config.trainer.fast_dev_run:
+        if config.trainer.fast_dev_run or self.search:
             config.trainer.logger = False
-            self.session.run = None  # a dry run leaves no trace, also not in the run that it starts from
+            self.session.run = None  # no trace, also not in the run that a dry run starts from
             return
         run = self.session.open()
         for key, saved, new in self.session.differences(plain) if self.session.resumes else []:
@@ -214,6 +232,8 @@ class CLI(LightningCLI):
             raise UserError("trainer.limit_train_batches=0 leaves nothing to train on; use clf validate to score only")
         config["precision"] = _available_precision(config["precision"], accelerator=str(config["accelerator"]))
         self._introduce(config)
+        if self.search:
+            return Trainer(**config | finders.SETTINGS | {"default_root_dir": str(self.session.scratch())})
         self.callbacks = self._attach(config)
         own = (config["callbacks"] or []) if self.verb == "fit" else []  # the others' work is watching training
         callbacks = [*own, *self.callbacks.values(), *self._run_files()]
@@ -248,7 +268,7 @@ class CLI(LightningCLI):
 
     def _introduce(self, trainer: dict[str, Any]) -> None:
         """Say in the first line what is trained or used, on which data, from which weights, on which device."""
-        where = self.invocation.checkpoint or self.session.run or "a dry run"
+        where = self.invocation.checkpoint or self.session.run or self.search or "a dry run"
         data = "" if self.verb == "predict" else f" on {self.datamodule.source}"
         device = f"{device_name(str(trainer['accelerator']))}, {trainer['precision'] or '32-true'}"
         weights = "" if self.invocation.checkpoint else f", weights: {self.model.weights_from}"
@@ -294,7 +314,12 @@ class CLI(LightningCLI):
     # ------------------------------------------------------------------ running
 
     def fit(self, model: Classifier, datamodule: ImageData) -> None:
-        """Train, or continue training."""
+        """Train, or continue training, or find what to train with."""
+        if self.search:
+            folder, images = runs.RUNS / self.invocation.name, len(datamodule.samples("train"))
+            flag = finders.search(self.search, self.trainer, model, datamodule, images=images, folder=folder)
+            log.info("next: clf fit … %s (instead of --%s)", flag, self.search)
+            return
         checkpoint = self.invocation.checkpoint
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.session.run is not None and self.trainer.is_global_zero:

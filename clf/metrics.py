@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection, SumMetric
+from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
@@ -20,6 +21,9 @@ Stage = Literal["val", "test"]
 class TrainingMetrics(nn.Module):
     """Running loss and top-1 accuracy of a training epoch, cheap enough for every step.
 
+    Where labels are soft because images were mixed, a prediction is right by the share of its class in the image: one
+    that names the larger of two classes, 0.7 to 0.3, counts 0.7. For hard labels that is the plain accuracy.
+
     Plain sums, so that a checkpoint can hold them and a run that is resumed in mid-epoch reports the whole epoch.
     """
 
@@ -32,8 +36,10 @@ class TrainingMetrics(nn.Module):
         return {"loss": self.loss, "correct": self.correct, "images": self.images}
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: loss scalar, logits (N, C), labels (N,)."""
-        self._add({"loss": loss * len(labels), "correct": (logits.argmax(1) == labels).sum(), "images": _count(labels)})
+        """Add a batch: loss scalar, logits (N, C), labels (N,) or shares of the classes (N, C)."""
+        guesses = logits.argmax(1)
+        correct = (guesses == labels) if labels.ndim == 1 else labels.gather(1, guesses[:, None])
+        self._add({"loss": loss * len(labels), "correct": correct.sum(), "images": _count(labels)})
 
     def compute(self) -> dict[str, Tensor]:
         """Compute and reset; keys as they are logged."""
@@ -65,6 +71,48 @@ class TrainingMetrics(nn.Module):
             metric.update(values[name])
 
 
+class AreaUnderROC(Metric):
+    """Area under the ROC curve of each class against the rest: how often an image of the class scores higher.
+
+    Probabilities are counted in bins that are evenly spaced in log-odds; images in one bin count as equal. (The binned
+    areas of torchmetrics ask for gigabytes where torch is told to be deterministic, and evenly spaced probabilities put
+    nearly all images of many classes into one bin.)
+
+    Args:
+        num_classes: C, at least 2.
+        bins: How many.
+    """
+
+    full_state_update = False
+    edges: Tensor
+    images: Tensor
+    of_class: Tensor
+
+    def __init__(self, num_classes: int, bins: int = 1000) -> None:
+        super().__init__()
+        # From where nothing counts to what is just below 1 in single precision.
+        self.register_buffer("edges", torch.linspace(-50, 17, bins - 1).sigmoid(), persistent=False)
+        nothing = torch.zeros(num_classes * bins, dtype=torch.int64)
+        self.add_state("images", nothing, dist_reduce_fx="sum")
+        self.add_state("of_class", nothing.clone(), dist_reduce_fx="sum")
+        self.shape = (num_classes, bins)
+
+    def update(self, probs: Tensor, labels: Tensor) -> None:
+        """Add a batch: probs (N, C), labels int64 (N,)."""
+        classes, bins = self.shape
+        places = torch.bucketize(probs, self.edges) + bins * torch.arange(classes, device=probs.device)  # (N, C)
+        for counts, found in ((self.images, places), (self.of_class, places.gather(1, labels[:, None]))):
+            counts.index_add_(0, found.flatten(), torch.ones_like(found.flatten()))
+
+    def compute(self) -> Tensor:
+        """Compute the area of each class (C,); not a number for one that has no images, or all."""
+        inside = self.of_class.view(self.shape).double()
+        outside = self.images.view(self.shape) - inside
+        below = outside.cumsum(1) - outside
+        wins = (inside * (below + outside / 2)).sum(1)
+        return (wins / (inside.sum(1) * outside.sum(1))).float()
+
+
 class EvaluationMetrics(nn.Module):
     """Everything that is reported about an evaluation, from one pass over its images.
 
@@ -72,15 +120,19 @@ class EvaluationMetrics(nn.Module):
     (15 equal bins) and ``acc_class_<i>``. A class without images has no accuracy: its key is left out rather than 0.
     The macro averages leave out classes that neither occur nor were predicted.
 
+    On request ``auroc``, each class against the rest, averaged over the classes that occur beside others. Its memory
+    does not grow with the images, see `AreaUnderROC`.
+
     Args:
         num_classes: C, at least 2.
         stage: First part of the keys, ``val`` or ``test``.
+        auroc: Whether ``auroc`` is reported, too.
 
     Attributes:
         images_per_class: Images of each class in the last pass that was computed.
     """
 
-    def __init__(self, num_classes: int, stage: Stage) -> None:
+    def __init__(self, num_classes: int, stage: Stage, *, auroc: bool = False) -> None:
         super().__init__()
         self.stage = stage
         self.loss, self.images = _sum(), _sum()
@@ -88,6 +140,7 @@ class EvaluationMetrics(nn.Module):
         # Labels come from our own class list; looking at them would wait for the GPU at every batch.
         unchecked: dict[str, Any] = {"validate_args": False}
         self.ece = MulticlassCalibrationError(num_classes, n_bins=15, **unchecked)
+        self.auroc = AreaUnderROC(num_classes) if auroc else None
         self.metrics = MetricCollection(
             {
                 "acc_top1": MulticlassAccuracy(num_classes, average="micro", **unchecked),
@@ -107,7 +160,10 @@ class EvaluationMetrics(nn.Module):
         self.images.update(_count(labels))
         self.metrics.update(logits, labels)
         # Probabilities: torchmetrics takes logits that happen to lie in [0, 1] for such.
-        self.ece.update(logits.softmax(1), labels)
+        probs = logits.softmax(1)
+        self.ece.update(probs, labels)
+        if self.auroc is not None:
+            self.auroc.update(probs, labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Compute and reset; keys as they are logged, e.g. ``val/acc_top1``; each value a scalar."""
@@ -118,6 +174,10 @@ class EvaluationMetrics(nn.Module):
             if images > 0:
                 values[f"acc_class_{index}"] = correct / images
         values |= {"loss": self.loss.compute() / self.images.compute(), "ece": self.ece.compute()}
+        comparable = (support > 0) & (support < self.scored)
+        if self.auroc is not None and comparable.any():
+            per_class: Tensor = self.auroc.compute()  # (C,)
+            values["auroc"] = per_class.cpu()[comparable].mean()
         self.reset()
         return {f"{self.stage}/{name}": value for name, value in values.items()}
 
@@ -125,6 +185,8 @@ class EvaluationMetrics(nn.Module):
         """Forget all batches."""
         for metric in (self.loss, self.images, self.ece, self.metrics):
             metric.reset()
+        if self.auroc is not None:
+            self.auroc.reset()
 
 
 def _count(labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Networks by name from timm: architecture, starting weights and the preprocessing that belongs to them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,15 @@ from clf.errors import UserError, did_you_mean
 Pretrained = bool | Literal["auto"]
 
 log = logging.getLogger("clf")
+
+_OWN_NETWORK_CFG = {
+    "input_size": (3, 224, 224),
+    "crop_pct": 0.875,
+    "interpolation": "bilinear",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
+"""What a network of the user's own is fed with unless the configuration says otherwise: as ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,33 @@ class Built:
     network: nn.Module
     pretrained_cfg: dict[str, Any]
     weights_from: str
+
+
+def build_own(
+    network: Callable[[int], nn.Module],
+    *,
+    num_classes: int,
+    weights: str | None,
+    drop_rate: float,
+    drop_path_rate: float,
+) -> Built:
+    """Make a network of the user's own.
+
+    Args:
+        network: Its class, with all arguments but the first.
+        num_classes: C, the number of logits.
+        weights: Must be None, for its own constructor takes such things; as for the rates, which must be 0.
+        drop_rate: See ``weights``.
+        drop_path_rate: See ``weights``.
+    Raises:
+        UserError: If an option is given that only timm's networks take.
+    """
+    if weights is not None or drop_rate or drop_path_rate:
+        raise UserError(
+            "model.weights, drop_rate and drop_path_rate are for model.arch; give a network of your own such "
+            "things as model.network.init_args"
+        )
+    return Built(network(num_classes), _OWN_NETWORK_CFG, "its own constructor")
 
 
 def build(

@@ -1,74 +1,43 @@
-"""Parameter groups and learning-rate schedules."""
+"""Learning-rate schedules over the length of a run, and the warm-up that is laid over any of them."""
 
 import math
-from typing import Any
+from abc import abstractmethod
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from lightning.pytorch.cli import ReduceLROnPlateau
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
 from clf.errors import UserError
 
-
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Split trainable parameters by whether weight decay may act on them.
-
-    Biases and the scales of normalisation layers (all parameters with fewer than two dimensions) are not decayed.
-
-    Args:
-        module: Network to train.
-    Returns:
-        Groups named ``decay`` and ``no_decay`` for an optimizer; the second has ``weight_decay`` 0. Empty groups are
-        left out.
-    """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    decay = {"name": "decay", "params": [parameter for parameter in trainable if parameter.ndim >= 2]}
-    rest = {
-        "name": "no_decay",
-        "params": [parameter for parameter in trainable if parameter.ndim < 2],
-        "weight_decay": 0.0,
-    }
-    return [group for group in (decay, rest) if group["params"]]
+Interval = Literal["auto", "step", "epoch"]
 
 
-class WarmupCosine(LRScheduler):
-    """Linear warm-up, then a cosine down to a fraction of the rate; stepped once per optimizer step.
+class PlannedSchedule(LRScheduler):
+    """A schedule over the whole run, whose length nobody types: the classifier tells it through ``plan``.
 
-    The length of the run is not typed by anybody: the classifier tells it through ``plan`` when training starts.
+    What multiplies the rate is a function of the step alone, so a resumed run may change rates and lengths.
 
     Args:
         optimizer: Optimizer whose rates are scheduled.
-        warmup_epochs: Length of the warm-up in epochs; at most a quarter of the run, so that short runs still train.
-        warmup_start: Fraction of the rate at the first step.
-        final: Fraction of the rate at the last step.
-    Raises:
-        ValueError: If warmup_epochs is negative or a fraction is outside [0, 1].
     """
 
-    def __init__(
-        self, optimizer: Optimizer, warmup_epochs: float = 5.0, warmup_start: float = 1e-3, final: float = 0.05
-    ) -> None:
-        if warmup_epochs < 0:
-            raise UserError(f"warmup_epochs={warmup_epochs} must not be negative")
-        for name, value in (("warmup_start", warmup_start), ("final", final)):
-            if not 0 <= value <= 1:
-                raise UserError(f"{name}={value} must be in [0, 1]")
-        self.warmup_epochs = warmup_epochs
-        self.warmup_start = warmup_start
-        self.final = final
-        self.total_steps = 1
-        self.warmup_steps = 0
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.total = 1
+        self.held = 0.0
         super().__init__(optimizer)
 
-    def plan(self, total_steps: int, steps_per_epoch: int) -> None:
+    def plan(self, total: int, *, held: float) -> None:
         """Fit the schedule to a run; `apply` puts it in force.
 
         Args:
-            total_steps: Optimizer steps of the whole run.
-            steps_per_epoch: Optimizer steps of an epoch.
+            total: Steps of the whole run.
+            held: Steps at its start that belong to the warm-up; may end within one.
         """
-        self.total_steps = max(1, total_steps)
-        self.warmup_steps = min(round(self.warmup_epochs * steps_per_epoch), self.total_steps // 4)
+        self.total = max(1, total)
+        self.held = held
 
     def apply(self) -> None:
         """Give the optimizer the rates of the current step."""
@@ -76,12 +45,9 @@ class WarmupCosine(LRScheduler):
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
 
+    @abstractmethod
     def factor(self, step: int) -> float:
         """Compute what the rate is multiplied with at a step, counted from 0."""
-        if step < self.warmup_steps:
-            return self.warmup_start + (1 - self.warmup_start) * step / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
     def get_lr(self) -> list[float | Tensor]:
         """Compute the rate of each parameter group."""
@@ -90,3 +56,150 @@ class WarmupCosine(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Save the position only: rates and lengths are the configuration's, so that a resumed run may change them."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+
+class Cosine(PlannedSchedule):
+    """Half a cosine wave from the rate down to a fraction of it, from the end of the warm-up to the end of the run.
+
+    Args:
+        optimizer: Optimizer whose rates are scheduled.
+        final: Fraction of the rate at the last step.
+    Raises:
+        ValueError: If the fraction is outside [0, 1].
+    Source: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts.
+    """
+
+    def __init__(self, optimizer: Optimizer, final: float = 0.05) -> None:
+        _require_fraction("final", final)
+        self.final = final
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """Compute what the rate is multiplied with at a step, counted from 0."""
+        progress = (step - self.held) / max(1, self.total - 1 - self.held)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(1.0, max(0.0, progress)))) / 2
+
+
+class OneCycle(PlannedSchedule):
+    """Half a cosine wave up to the rate and one down to nearly nothing; the warm-up is its own.
+
+    The optimizer's rate is the peak. Step by step the same as torch's ``OneCycleLR`` without a cycle of the momentum.
+
+    Args:
+        optimizer: Optimizer whose rates are scheduled.
+        pct_start: Share of the run that goes up, in (0, 1).
+        div_factor: The first rate is the peak divided by this, at least 1.
+        final_div_factor: The last rate is the first one divided by this, at least 1.
+    Raises:
+        ValueError: If a value is out of range.
+    Source: Smith and Topin 2018, arXiv:1708.07120.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4
+    ) -> None:
+        if not 0 < pct_start < 1:
+            raise UserError(f"pct_start={pct_start} must be in (0, 1)")
+        for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+            if not value >= 1:
+                raise UserError(f"{name}={value} must be at least 1")
+        self.pct_start = pct_start
+        self.first = 1 / div_factor
+        self.last = self.first / final_div_factor
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """Compute what the rate is multiplied with at a step, counted from 0."""
+        end = self.total - 1
+        peak = self.pct_start * self.total - 1
+        if step <= peak:
+            return _wave(self.first, 1.0, step / peak if peak else 1.0)
+        return _wave(1.0, self.last, min(1.0, (step - peak) / max(1.0, end - peak)))
+
+
+class Warmup:
+    """A linear warm-up over the first optimizer steps of a run, whatever schedule goes on below it.
+
+    The rate that an optimizer steps with is the schedule's, times a factor that depends on the step alone. Each
+    parameter group keeps the schedule's own rate beside the one in use, also in checkpoints: a schedule that computes
+    its next rate from its last one must never see the factor.
+
+    Args:
+        epochs: Length in epochs; at most a quarter of the run, so that short runs still train.
+        start: Fraction of the rate at the first step.
+    Raises:
+        ValueError: If epochs is negative or start outside [0, 1].
+    Source: Goyal et al. 2017, arXiv:1706.02677, sec. 2.2.
+    """
+
+    def __init__(self, epochs: float, start: float) -> None:
+        if not 0 <= epochs < math.inf:
+            raise UserError(f"model.warmup_epochs={epochs} must be 0 (no warm-up) or a number of epochs")
+        _require_fraction("model.warmup_start", start)
+        self.epochs = epochs
+        self.start = start
+        self.steps = 0
+
+    def plan(self, total_steps: float, *, steps_per_epoch: int) -> None:
+        """Fit the warm-up to a run of so many optimizer steps, which may be infinite."""
+        wanted = round(self.epochs * steps_per_epoch)
+        self.steps = int(min(wanted, total_steps // 4))
+
+    def factor(self, step: int) -> float:
+        """Compute what the rate is multiplied with at an optimizer step, counted from 0."""
+        return self.start + (1 - self.start) * step / self.steps if step < self.steps else 1.0
+
+    def note(self, optimizer: Optimizer) -> None:
+        """Take the rates that stand in the optimizer for the schedule's."""
+        for group in optimizer.param_groups:
+            group["scheduled_lr"] = group["lr"]
+
+    def lift(self, optimizer: Optimizer) -> None:
+        """Give the optimizer the schedule's own rates."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["scheduled_lr"]
+
+    def lower(self, optimizer: Optimizer, step: int) -> None:
+        """Give the optimizer the rates of a step."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["scheduled_lr"] * self.factor(step)
+
+
+def brings_warmup(schedule: object) -> bool:
+    """Say whether a schedule warms up itself."""
+    return isinstance(schedule, OneCycle | OneCycleLR)
+
+
+def sets_rates(schedule: object) -> bool:
+    """Say whether a schedule of torch's replaces the rates of the optimizer by one of its own for all groups."""
+    return isinstance(schedule, OneCycleLR | CyclicLR)
+
+
+def schedule_config(schedule: LRScheduler | ReduceLROnPlateau, interval: Interval) -> dict[str, Any]:
+    """Say in Lightning's terms when a schedule steps.
+
+    Args:
+        schedule: Any of torch's or ours.
+        interval: ``auto`` is per optimizer step for those whose lengths count such, else per epoch.
+    Raises:
+        UserError: If it watches a metric without saying which.
+    """
+    if isinstance(schedule, TorchPlateau):
+        if not isinstance(schedule, ReduceLROnPlateau):
+            raise UserError(
+                "model.lr_scheduler: torch's ReduceLROnPlateau does not say what it watches; "
+                "use lightning.pytorch.cli.ReduceLROnPlateau with init_args: {monitor: val/loss}"
+            )
+        return {"scheduler": schedule, "monitor": schedule.monitor, "interval": "epoch"}
+    if interval == "auto":
+        interval = "step" if isinstance(schedule, PlannedSchedule | OneCycleLR | CyclicLR) else "epoch"
+    return {"scheduler": schedule, "interval": interval}
+
+
+def _wave(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _require_fraction(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}={value} must be in [0, 1]")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -41,6 +42,7 @@ class Session:
         self.run = invocation.run
         self.resumes = invocation.verb == "fit" and invocation.checkpoint is not None
         self._reserved: Run | None = None
+        self._scratch: TemporaryDirectory[str] | None = None
 
     def open(self) -> Run:
         """Take the directory that a fit works in: the resumed run's, or a new one; messages go to its ``log.txt``."""
@@ -62,7 +64,9 @@ class Session:
         return os.environ[_RANK_ZERO_RUN]
 
     def close(self) -> None:
-        """Remove a directory that was reserved for a run that never began."""
+        """Remove a directory that was reserved for a run that never began, and what was only scratch."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
         if self._reserved is not None:
             os.environ.pop(_RANK_ZERO_RUN, None)
             if not self._reserved.config.exists():
@@ -70,6 +74,11 @@ class Session:
                 with suppress(OSError):
                     self._reserved.path.rmdir()
                     self._reserved.path.parent.rmdir()
+
+    def scratch(self) -> Path:
+        """Make a folder for what a command that is no run has to write; it goes when the command ends."""
+        self._scratch = TemporaryDirectory(prefix="clf-")
+        return Path(self._scratch.name)
 
     @property
     def output(self) -> Path:

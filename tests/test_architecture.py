@@ -19,12 +19,12 @@ HOUSE = (
     ("F4", {"cli", "synth"}),
     ("F4", {"session"}),
     ("F4", {"invocation", "parser"}),
-    ("F3", {"callbacks", "loggers"}),
+    ("F3", {"callbacks", "finders", "loggers"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"config", "results", "transforms"}),
     ("F0", {"recipes"}),
     ("F0", {"checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
-    ("F0", {"losses", "metrics", "networks", "optim", "predictions"}),
+    ("F0", {"losses", "metrics", "mixing", "networks", "optim", "parameters", "predictions"}),
     ("F0", {"preprocess", "yamlfile"}),
     ("F0", {"errors", "files", "progressbar"}),
 )
@@ -50,7 +50,7 @@ ARGUMENT_TYPES = {
     "lightning.pytorch.cli.ReduceLROnPlateau",
 }
 # Imported inside the function that needs them, never when a module is loaded: each is slow, and seldom used.
-LAZY = {"onnx", "onnxruntime", "pyarrow", "tensorboard", "timm", "wandb"}
+LAZY = {"matplotlib", "onnx", "onnxruntime", "pyarrow", "tensorboard", "timm", "wandb"}
 # Such names collect what has no subject.
 NAMELESS = {"base", "common", "core", "factory", "helper", "helpers", "misc", "registry", "tools", "util", "utils"}
 

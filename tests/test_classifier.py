@@ -21,6 +21,7 @@ from clf.losses import CrossEntropy
 
 COUNTS = [1, 1, 2]
 INVERSE = [1.2, 1.2, 0.6]  # 1/1, 1/1 and 1/2, made to sum to 3
+ADJUSTED = CrossEntropy(logit_adjustment=1.0)
 
 
 def weights(classifier: nn.Module) -> dict[str, Tensor]:
@@ -171,6 +172,54 @@ def test_the_optimizer_is_the_one_of_the_configuration(tmp_path: Path) -> None:
         (0.5, 0.9, 0.01),
         (0.5, 0.9, 0.0),
     ]
+
+
+def test_effective_class_weights_reach_the_loss_with_their_beta(tmp_path: Path) -> None:
+    classifier = from_yaml("network: {class_path: tiny.Net}, class_weights: effective, class_weights_beta: 0.5")
+    assert classifier.state_dict()["loss.class_weights"].tolist() == [1, 1, 1]  # no counts, so it is the shape alone
+    found = [tiny(class_counts=[1, 2, 40], class_weights="effective", class_weights_beta=beta) for beta in (0.5, 0.9)]
+    losses = [val_loss(tmp_path, each) for each in found]
+    for each, loss in zip(found, losses, strict=True):
+        weight = each.state_dict()["loss.class_weights"]
+        assert loss == pytest.approx(mean_loss(each, VAL[0], weight=weight, label_smoothing=0.1))
+    assert losses[0] != pytest.approx(losses[1])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"class_weights": "inverse", "balanced_sampler": True}, {"class_weights": "inverse", "loss": ADJUSTED}],
+    ids=["sampler", "adjustment"],
+)
+def test_two_corrections_of_one_imbalance_are_refused_unless_asked_for(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"correct the same imbalance .* model\.double_correction=true"):
+        tiny(class_counts=COUNTS, **settings)
+    tiny(class_counts=COUNTS, **settings, double_correction=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")  # there is nothing to train
+@pytest.mark.parametrize("loss", ["CrossEntropy", "{class_path: CrossEntropy, init_args: {logit_adjustment: 2}}"])
+def test_logit_adjustment_changes_training_and_its_prior_travels_in_the_checkpoint(loss: str, tmp_path: Path) -> None:
+    adjusted, plain = (
+        tiny(class_counts=COUNTS, loss=CrossEntropy(logit_adjustment=tau), warmup_epochs=0) for tau in (2.0, 0.0)
+    )
+    assert val_loss(tmp_path, adjusted) == val_loss(tmp_path, plain)  # evaluation scores the logits as they are
+    fit(tmp_path, adjusted, Checkpoint(dirpath=str(tmp_path)), max_epochs=1)
+    fit(tmp_path, plain, max_epochs=1)
+    assert not torch.equal(weights(adjusted)["network.6.weight"], weights(plain)["network.6.weight"])
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert saved["loss.log_prior"].exp().tolist() == pytest.approx([0.25, 0.25, 0.5])
+    loss = loss.replace("CrossEntropy", "clf.losses.CrossEntropy")
+    again = from_yaml(f"network: {{class_path: tiny.Net}}, loss: {loss}")
+    assert val_loss(tmp_path, again, ckpt_path=tmp_path / "last.ckpt") == pytest.approx(val_loss(tmp_path, adjusted))
+    assert weights(again)["loss.log_prior"].tolist() == saved["loss.log_prior"].tolist()
+
+
+def test_the_area_under_the_curve_is_reported_on_request(tmp_path: Path) -> None:
+    for auroc in (True, False):
+        classifier = from_yaml(f"network: {{class_path: tiny.Net}}, auroc: {str(auroc).lower()}")
+        for verb in ("validate", "test"):
+            [metrics] = getattr(trainer(tmp_path), verb)(classifier, Loader(VAL), verbose=False)
+            assert any(key.endswith("/auroc") for key in metrics) == auroc
 
 
 # What it leaves

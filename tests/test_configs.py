@@ -24,6 +24,7 @@ PARTS = {
     "data/jersey_numbers.yaml": "--data",
     "logger/tensorboard.yaml": "--trainer.logger",
     "logger/wandb.yaml": "--trainer.logger",
+    **{f"optim/{name}.yaml": "--model" for name in ("adam", "lamb", "one_cycle", "plateau", "sgd", "step")},
     "trainer/a100.yaml": "--trainer",
     "trainer/cpu.yaml": "--trainer",
     "trainer/ddp.yaml": "--trainer",

@@ -158,6 +158,7 @@ def test_predict_never_writes_over_what_it_is_asked_about(folder: Path, capsys: 
 
 def test_a_schedule_of_torch_is_stepped_per_epoch_unless_told_otherwise(folder: Path) -> None:
     schedule = ["--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", "1", "--callbacks.ema", "null"]
+    schedule += ["--model.warmup_epochs", "0"]
     words = [*FIT, *schedule, "--model.optimizer.lr", "0.1", "--trainer.log_every_n_steps", "1"]
     assert main(words) == 0
     assert main([*words, "--model.lr_scheduler_interval", "step"]) == 0

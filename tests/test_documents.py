@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import draw_folders
 from lightning.pytorch.cli import LightningArgumentParser
 
 from clf.data.datamodule import ImageData
@@ -36,6 +37,21 @@ def test_the_readme_s_experiment_is_understood(workdir: Path, capsys: pytest.Cap
         "class_weights: inverse",
     ):
         assert line in printed
+
+
+EXPERIMENTS = re.findall(
+    r"```yaml\n# (\w+\.yaml)\n(.*?)```", (ROOT / "docs" / "training.md").read_text("utf-8"), flags=re.DOTALL
+)
+
+
+@pytest.mark.parametrize(("name", "text"), EXPERIMENTS, ids=[name for name, _ in EXPERIMENTS])
+def test_the_experiments_about_training_can_be_trained(name: str, text: str, workdir: Path) -> None:
+    folders = {f"{split}/{label}": 3 for split in ("train", "valid") for label in "ab"}
+    root = str(draw_folders(workdir / "images", folders))
+    (workdir / name).write_text(text)
+    quick = ["--trainer", "trainer/smoke.yaml", "--model.arch", "test_resnet", "--model.image_size", "32"]
+    quick += ["--data.num_workers", "0", "--data.batch_size", "2", "--data.root", root]
+    assert main(["fit", "--config", name, "--model.pretrained", "false", *quick]) == 0
 
 
 def test_every_config_that_the_readme_lists_is_shipped() -> None:

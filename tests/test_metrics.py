@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from clf.metrics import EvaluationMetrics, TrainingMetrics
+from clf.metrics import AreaUnderROC, EvaluationMetrics, TrainingMetrics
 
 Numbers = dict[str, float]
 
@@ -172,6 +172,84 @@ def test_training_metrics_count_images_and_start_anew_each_epoch() -> None:
         assert {name: float(value) for name, value in metrics.compute().items()} == pytest.approx(expected)
 
 
+def test_soft_labels_count_by_the_share_of_the_predicted_class() -> None:
+    metrics = TrainingMetrics()
+    logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    metrics.update(torch.tensor(2.0), logits, torch.tensor([[0.7, 0.3, 0.0], [0.6, 0.3, 0.1]]))
+    metrics.update(torch.tensor(1.0), logits, torch.tensor([0, 0]))  # a batch that was not mixed
+    values = metrics.compute()
+    assert float(values["train/acc_top1"]) == pytest.approx((0.7 + 0.1 + 1 + 0) / 4)
+    assert float(values["train/loss"]) == pytest.approx(1.5)
+
+
+def area(logits: Tensor, labels: Tensor) -> float:
+    """Count, class by class, how often an image of the class scores higher than one of another; ties are half."""
+    probs, areas = logits.double().softmax(1), []
+    for index in range(logits.shape[1]):
+        inside, outside = probs[labels == index, index], probs[labels != index, index]
+        if len(inside) and len(outside):
+            wins = (inside[:, None] > outside).double() + (inside[:, None] == outside).double() / 2
+            areas.append(wins.mean())
+    return float(torch.stack(areas).mean())
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0, 6.0])
+@pytest.mark.parametrize(("classes", "labels"), [(2, None), (7, None), (7, [1, 4]), (40, None)])
+def test_the_area_under_the_curve_is_the_counted_one_also_without_some_classes(
+    classes: int, labels: list[int] | None, scale: float
+) -> None:
+    logits, truth = noise(150, classes, seed=2, labels=labels, scale=scale)
+    metrics = EvaluationMetrics(classes, "val", auroc=True)
+    for rows in (slice(0, 100), slice(100, 150)):
+        metrics.update(torch.tensor(1.0), logits[rows], truth[rows])
+    assert float(metrics.compute()["val/auroc"]) == pytest.approx(area(logits, truth), abs=0.003)
+
+
+def test_there_is_no_area_where_all_images_are_of_one_class_or_nobody_asked() -> None:
+    logits, labels = noise(10, 3, seed=1, labels=[2])
+    for auroc in (True, False):
+        metrics = EvaluationMetrics(3, "val", auroc=auroc)
+        metrics.update(torch.tensor(1.0), logits, labels)
+        assert "val/auroc" not in metrics.compute()
+    metrics = EvaluationMetrics(3, "val")
+    metrics.update(torch.tensor(1.0), *noise(30, 3, seed=1))
+    assert "val/auroc" not in metrics.compute()
+
+
+def test_the_area_asks_for_little_memory_where_torch_is_told_to_be_deterministic() -> None:
+    # The binned areas of torchmetrics would make a table of 10^12 numbers here.
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        area_of = AreaUnderROC(100)
+        logits, labels = noise(256, 100, seed=1)
+        area_of.update(logits.softmax(1), labels)
+        found = area_of.compute().nanmean()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert float(found) == pytest.approx(area(logits, labels), abs=0.003)
+
+
+def test_more_bins_come_nearer_to_the_counted_area() -> None:
+    logits, labels = noise(300, 4, seed=3, scale=0.3)
+    errors = []
+    for bins in (10, 100, 1000):
+        area_of = AreaUnderROC(4, bins)
+        area_of.update(logits.softmax(1), labels)
+        errors.append(abs(float(area_of.compute().mean()) - area(logits, labels)))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.03
+
+
+def test_the_area_starts_from_nothing_in_each_pass() -> None:
+    metrics = EvaluationMetrics(3, "val", auroc=True)
+    metrics.update(torch.tensor(1.0), *noise(30, 3, seed=1))
+    metrics.reset()
+    second = noise(40, 3, seed=2)
+    metrics.update(torch.tensor(1.0), *second)
+    assert float(metrics.compute()["val/auroc"]) == pytest.approx(area(*second), abs=0.003)
+
+
 def test_training_metrics_go_on_from_a_checkpoint_s_totals() -> None:
     whole, cut, resumed = TrainingMetrics(), TrainingMetrics(), TrainingMetrics()
     train(whole, 5, 4, 2)
@@ -187,7 +265,7 @@ def score_a_share(rank: int, folder: Path) -> None:
     """Score every other image in one of two processes, with a cut in the middle of training; write what comes out."""
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     logits, labels = (tensor[rank::2] for tensor in noise(21, 6, seed=5))
-    evaluation, cut, resumed = EvaluationMetrics(6, "val"), TrainingMetrics(), TrainingMetrics()
+    evaluation, cut, resumed = EvaluationMetrics(6, "val", auroc=True), TrainingMetrics(), TrainingMetrics()
     evaluation.update(torch.tensor(float(rank)), logits, labels)
     cut.update(torch.tensor(float(rank)), logits[:5], labels[:5])
     totals = cut.totals()
@@ -202,4 +280,5 @@ def test_two_processes_report_the_numbers_of_one(tmp_path: Path) -> None:
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     expected = {f"val/{name}": value for name, value in reference(*noise(21, 6, seed=5)).items()}
     expected |= {"val/loss": 10 / 21, "train/loss": 10 / 21, "train/acc_top1": expected["val/acc_top1"]}
+    assert one.pop("val/auroc") == other.pop("val/auroc") == pytest.approx(area(*noise(21, 6, seed=5)), abs=0.003)
     assert one == other == pytest.approx(expected, rel=1e-4)

@@ -68,6 +68,16 @@ def test_what_somebody_put_into_a_directory_is_never_removed(workdir: Path) -> N
     assert (run.path / "events").exists()
 
 
+def test_scratch_lies_elsewhere_and_goes_when_the_command_ends(workdir: Path) -> None:
+    one = session()
+    scratch = one.scratch()
+    (scratch / "weights").write_text("while it runs")
+    assert not scratch.is_relative_to(workdir)
+    one.close()
+    assert not scratch.exists()
+    assert list(workdir.iterdir()) == []
+
+
 def test_a_resumed_fit_works_in_the_run_s_own_directory(workdir: Path) -> None:
     run = started()
     one = session(run, checkpoint="last.ckpt")

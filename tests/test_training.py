@@ -17,6 +17,7 @@ from clf.callbacks.checkpoint import Checkpoint
 from clf.classifier import Batch, Classifier
 from clf.data.datamodule import ImageData
 from clf.losses import CrossEntropy
+from clf.mixing import Mixing
 
 
 def constant(groups: Any) -> SGD:
@@ -238,7 +239,7 @@ def test_an_epoch_that_was_cut_in_two_is_reported_whole(tmp_path: Path) -> None:
     for stop, resume in ((99, None), (2, None), (99, "last.ckpt")):
         folder = tmp_path / ("whole" if not found else "cut")
         data = ImageData(root=str(root), augment="light", batch_size=4, num_workers=0)
-        classifier = tiny(network=lambda classes: Net(classes, dropout=0.5))
+        classifier = tiny(network=lambda classes: Net(classes, dropout=0.5), mixing=Mixing(probability=0.8))
         data.bind(classifier.preprocessing)
         # First the checkpoint: the batch at which the run ends is not trained any more.
         callbacks = [Checkpoint(dirpath=str(folder), every_n_train_steps=1), Stop(stop)]

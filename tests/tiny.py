@@ -43,6 +43,25 @@ class Loader:
         return iter(self.batches)
 
 
+class Resumable(Loader):
+    """Goes on where the resumed loop says, like our own loaders."""
+
+    def __init__(self, batches: list[Batch], classifier: Classifier) -> None:
+        super().__init__(batches)
+        self.classifier = classifier
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: what it reads is read at the first batch, when the loops are restored.
+        yield from self.batches[self.classifier.trainer.fit_loop.epoch_loop.batch_progress.current.ready :]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Have nothing to say: only because Lightning asks for it."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have nothing to learn."""
+
+
 def batch(*labels: int, seed: int = 0) -> Batch:
     """Make a batch of noise with these labels."""
     images = torch.randn(len(labels), 3, 8, 8, generator=torch.Generator().manual_seed(seed))
@@ -74,14 +93,15 @@ def fit(
     folder: Path,
     classifier: Classifier,
     *callbacks: Callback,
-    batches: list[Batch] = TRAIN,
+    batches: list[Batch] | Loader = TRAIN,
     resume: Path | None = None,
     **settings: Any,
 ) -> Trainer:
     """Train with validation after each epoch; no files but those of the callbacks."""
     checkpoints = any(hasattr(callback, "best_model_path") for callback in callbacks)
     fitted = trainer(folder, *callbacks, **{"enable_checkpointing": checkpoints} | settings)
-    fitted.fit(classifier, Loader(batches), Loader(VAL), ckpt_path=resume, weights_only=True)
+    train = batches if isinstance(batches, Loader) else Loader(batches)
+    fitted.fit(classifier, train, Loader(VAL), ckpt_path=resume, weights_only=True)
     return fitted
 
 

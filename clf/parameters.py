@@ -1,0 +1,141 @@
+"""Which parameters are trained, and how fast: weight decay, layer-wise learning rates, a frozen backbone."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from clf.errors import UserError
+
+
+@runtime_checkable
+class HasLayers(Protocol):
+    """A network that can say which parameters form a layer, as timm's do."""
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """Map the names of parameters to layers."""
+
+
+@runtime_checkable
+class HasHead(Protocol):
+    """A network that can say what its head is, as timm's do."""
+
+    def get_classifier(self) -> Any:
+        """Return the module, or modules, that map features to logits."""
+
+
+def build_optimizer(
+    make: Callable[[list[dict[str, Any]]], Optimizer], module: nn.Module, network: nn.Module, *, layer_decay: float
+) -> Optimizer:
+    """Build the optimizer of a module over its parameter groups, each with its own rate.
+
+    Args:
+        make: Builds it over groups that leave open what is the same for all.
+        module: What is trained; a loss may have parameters, too.
+        network: The part of it that has layers.
+        layer_decay: See `layer_groups`; 1 gives all layers the same rate.
+    """
+    if layer_decay == 1:
+        return make(parameter_groups(module))
+    optimizer = make(layer_groups(module, network, layer_decay=layer_decay))
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_scale"]
+    return optimizer
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Split trainable parameters by whether weight decay may act on them.
+
+    Biases and the scales of normalisation layers (all parameters with fewer than two dimensions) are not decayed.
+
+    Args:
+        module: Network to train.
+    Returns:
+        Groups named ``decay`` and ``no_decay`` for an optimizer; the second has ``weight_decay`` 0. Empty groups are
+        left out.
+    """
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return _by_decay("", trainable)
+
+
+def layer_groups(module: nn.Module, network: nn.Module, *, layer_decay: float) -> list[dict[str, Any]]:
+    """Split trainable parameters by layer, too; every layer learns more slowly than the one above it.
+
+    The layers are timm's; what is no part of the network, e.g. a loss that learns, counts as the topmost layer.
+
+    Args:
+        module: What is trained.
+        network: The part of it that has layers.
+        layer_decay: What the rate is multiplied with from layer to layer, from the head down, in (0, 1).
+    Returns:
+        Groups named like ``layer_03_decay``, with the factor of their rate as ``lr_scale``; else as `parameter_groups`.
+    Raises:
+        UserError: If the network cannot be split.
+    Source: Bao et al. 2021, arXiv:2106.08254, whose grouping timm follows.
+    """
+    from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+
+    key = f"model.layer_decay={layer_decay}"
+    if not isinstance(network, HasLayers):
+        raise UserError(
+            f"{key}: {type(network).__name__} has no group_matcher() that says which parameters form a layer "
+            "(timm's networks have one); leave it at 1"
+        )
+    found = param_groups_layer_decay(network, layer_decay=layer_decay)
+    layers: dict[float, list[nn.Parameter]] = {}
+    for group in found:
+        layers.setdefault(group["lr_scale"], []).extend(group["params"])
+    if len(layers) < 2:
+        raise UserError(f"{key}: timm sees one single layer in {type(network).__name__}; leave it at 1")
+    known = {id(parameter) for parameters in layers.values() for parameter in parameters}
+    others = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in known]
+    layers.setdefault(1.0, []).extend(others)
+    return [
+        {**group, "lr_scale": scale}
+        for number, scale in enumerate(sorted(layers))
+        for group in _by_decay(f"layer_{number:02d}_", layers[scale])
+    ]
+
+
+def _by_decay(prefix: str, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    decay = {"name": f"{prefix}decay", "params": [parameter for parameter in parameters if parameter.ndim >= 2]}
+    rest = {
+        "name": f"{prefix}no_decay",
+        "params": [parameter for parameter in parameters if parameter.ndim < 2],
+        "weight_decay": 0.0,
+    }
+    return [group for group in (decay, rest) if group["params"]]
+
+
+class Backbone:
+    """All of a network but its head, to be frozen and thawed.
+
+    Args:
+        network: Says what its head is.
+    Raises:
+        UserError: If it does not.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        if not isinstance(network, HasHead):
+            raise UserError(
+                f"model.freeze_epochs: {type(network).__name__} has no get_classifier() that says what its head is "
+                "(timm's networks have one)"
+            )
+        heads = network.get_classifier()
+        heads = heads if isinstance(heads, tuple | list) else [heads]
+        kept = {id(parameter) for head in heads for parameter in head.parameters()}
+        if not kept:
+            raise UserError(f"model.freeze_epochs: the head of {type(network).__name__} has nothing to train")
+        inside = {id(module) for head in heads for module in head.modules()}
+        self.parameters = [each for each in network.parameters() if each.requires_grad and id(each) not in kept]
+        self.norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and id(each) not in inside]
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop the gradients and keep the statistics of BatchNorm as they are, or let both go on."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(not frozen)
+        for norm in self.norms:
+            norm.train(not frozen)
