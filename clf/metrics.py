@@ -174,7 +174,7 @@ class EvaluationMetrics(nn.Module):
             if images > 0:
                 values[f"acc_class_{index}"] = correct / images
         values |= {"loss": self.loss.compute() / self.images.compute(), "ece": self.ece.compute()}
-        comparable = (support > 0) & (support < self.scored)
+        comparable = (support > 0) & (support < support.sum())
         if self.auroc is not None and comparable.any():
             per_class: Tensor = self.auroc.compute()  # (C,)
             values["auroc"] = per_class.cpu()[comparable].mean()

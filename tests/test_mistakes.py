@@ -152,6 +152,10 @@ MISTAKES = {
     "sampler without weights": Mistake(
         f"{FIT} --data.sampler weighted", ("data.sampler=weighted", "samplers.Weighted")
     ),
+    "imbalance corrected twice": Mistake(
+        f"{FIT} --data.sampler balanced --model.class_weights inverse",
+        ("model.class_weights=inverse and data.sampler=balanced", "more than once", "model.double_correction=true"),
+    ),
     "weight of no class": Mistake(
         "fit --config tiny.yaml --config weights.yaml --data.root images",
         ("data.sampler", "'catt'", "did you mean 'cat'"),
