@@ -9,7 +9,12 @@ os.environ["WANDB_MODE"] = "offline"
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A test is never timed: how long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("clf", deadline=None)
+hypothesis.settings.load_profile("clf")
 
 
 @pytest.fixture

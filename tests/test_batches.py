@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import draw, draw_pets
+from datasets import draw, draw_folders, draw_pets
 from datasets import image_data as data
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -120,6 +120,15 @@ def test_sampler_decides_which_classes_are_trained_on(root: Path) -> None:
     assert len(once) == len(balanced) == len(weighted) == 51
     assert drawn(data(root, sampler="balanced")) == balanced
     assert drawn(data(root, sampler="balanced", seed=1)) != balanced
+
+
+def test_an_image_that_is_drawn_again_in_an_epoch_is_augmented_anew(tmp_path: Path) -> None:
+    root = draw_folders(tmp_path, {"train/cat": 2, "train/dog": 1, "valid/cat": 1, "valid/dog": 1})
+    module = data(root, sampler=Balanced(num_samples=8), batch_size=8)
+    [batch] = module.train_dataloader()
+    dogs = batch["images"][batch["labels"] == 1]
+    assert len(dogs) >= 2
+    assert not torch.equal(dogs[0], dogs[1])
 
 
 def test_sampler_decides_the_length_of_an_epoch(root: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_zip_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=8))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_refused_by_name_or_does_not_touch_the_facts(tmp_path: Path, at: int, damage: bytes) -> None:
     path = tmp_path / "last.ckpt"
     torch.save({"clf": FACTS.to_dict()}, path)

@@ -140,13 +140,11 @@ layers = st.fixed_dictionaries(
 
 
 @given(layers, layers, layers)
-@settings(deadline=None)
 def test_merging_does_not_depend_on_which_two_come_first(one: Any, two: Any, three: Any) -> None:
     assert merge(merge(one, two), three) == merge(one, merge(two, three))
 
 
 @given(layers, layers)
-@settings(deadline=None)
 def test_merging_changes_neither_side(one: Any, two: Any) -> None:
     before = copy.deepcopy((one, two))
     merge(one, two)
@@ -154,13 +152,11 @@ def test_merging_changes_neither_side(one: Any, two: Any) -> None:
 
 
 @given(layers)
-@settings(deadline=None)
 def test_nothing_is_neutral_and_twice_is_once(one: Any) -> None:
     assert merge({}, one) == merge(one, {}) == merge(one, one) == one
 
 
 @given(flat, st.none() | st.lists(st.integers(), max_size=2) | st.integers())
-@settings(deadline=None)
 def test_what_is_no_mapping_replaces_and_is_replaced(one: dict[str, Any], other: Any) -> None:
     assert merge(one, other) == other
     assert merge(other, one) == one
@@ -172,7 +168,6 @@ values = printable | st.floats(allow_nan=False, allow_infinity=False) | st.integ
 
 @given(st.dictionaries(printable, values | st.lists(values, max_size=2), max_size=3))
 @example({"root": "\N{SNOWMAN}\N{GRINNING FACE}", "text": "1e-3", "escape": r"\ud83d\ude00", "quote": '"'})
-@settings(deadline=None)
 def test_the_typed_parser_reads_what_was_composed(config: dict[str, Any]) -> None:
     assert parse_yaml(Composed(config, {}).as_text()) == config
 
@@ -186,7 +181,7 @@ def dotted(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @given(layers)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_dotted_keys_compose_to_the_same_as_nested_ones(config: dict[str, Any]) -> None:
     nested = compose([Layer(config, "--a")]).config
     assert compose([Layer(dotted(config), "--a")]).config == nested

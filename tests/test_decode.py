@@ -198,7 +198,7 @@ def test_a_machine_out_of_memory_does_not_blame_the_file(monkeypatch: pytest.Mon
 
 
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damage_of_any_kind_is_unreadable_or_decoded_but_never_another_error(form: str, data: st.DataObject) -> None:
     broken = bytearray(encoded(Image.fromarray(noise(13, 9)), form))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -213,7 +213,6 @@ def test_damage_of_any_kind_is_unreadable_or_decoded_but_never_another_error(for
 
 
 @given(st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]), st.tuples(*[st.integers(1, 40)] * 2), st.data())
-@settings(deadline=None)
 def test_any_size_and_mode_keeps_its_pixels(mode: str, size: tuple[int, int], data: st.DataObject) -> None:
     levels = noise(*size, 4, seed=data.draw(st.integers(0, 99)))  # (H, W, 4)
     grey, colour, alpha = levels[..., :1], levels[..., :3], levels[..., 3:] / 255

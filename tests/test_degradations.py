@@ -192,7 +192,7 @@ def test_a_range_that_cannot_be_is_refused_by_name(kind: Any, settings: dict[str
 
 
 @given(seed=st.integers(0, 2**32), height=st.integers(1, 50), width=st.integers(1, 50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_image_survives_all_of_them(seed: int, height: int, width: int) -> None:
     pixels = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (3, height, width), dtype=np.uint8))
     for kind in KINDS:

@@ -103,12 +103,12 @@ def test_every_epoch_and_seed_draws_and_orders_anew(paths: list[str]) -> None:
     assert not same(first, list(train_loader(paths, epochs=iter((0,)), seed=2)))
 
 
-def test_augmentation_depends_on_seed_epoch_and_index_each(paths: list[str]) -> None:
+def test_augmentation_depends_on_seed_epoch_index_and_repeat_each(paths: list[str]) -> None:
     same_picture = [paths[0]] * 2
-    key_and_seed = [((0, 0), 1), ((1, 0), 1), ((0, 1), 1), ((0, 0), 2)]
+    key_and_seed = [(Key(0, 0), 1), (Key(1, 0), 1), (Key(0, 1), 1), (Key(0, 0, 1), 1), (Key(0, 0), 2)]
     images = [train_images(same_picture, seed=seed)[key].image for key, seed in key_and_seed]
     drawn = [image for image in images if image is not None]
-    assert len({image.numpy().tobytes() for image in drawn}) == 4
+    assert len({image.numpy().tobytes() for image in drawn}) == 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -116,7 +116,7 @@ def test_skipping_continues_the_epoch_without_touching_what_was_done(
     paths: list[str], tmp_path: Path, workers: int
 ) -> None:
     whole = list(train_loader(paths, epochs=iter((5,))))
-    done = [index for _, index in next(train_plan(COUNT, epoch=5))]
+    done = [key.index for key in next(train_plan(COUNT, epoch=5))]
     rest = [str(tmp_path / "gone.png") if i in done else path for i, path in enumerate(paths)]
     settings = LoaderSettings(num_workers=workers)
     assert same(list(train_loader(rest, epochs=iter((5,)), skip=1, settings=settings)), whole[1:])
@@ -149,7 +149,7 @@ def test_loading_moves_no_generator_of_the_run(paths: list[str], workers: int) -
 
 def test_training_batch_holds_images_and_labels(paths: list[str]) -> None:
     (batch, *_) = train_loader(paths, epochs=iter((0,)))
-    order = [index for _, index in next(train_plan(COUNT, epoch=0))]
+    order = [key.index for key in next(train_plan(COUNT, epoch=0))]
     assert batch.keys() == {"images", "labels"}
     assert (batch["images"].shape, batch["images"].dtype) == ((BATCH_SIZE, 3, 8, 8), torch.float32)
     assert (batch["labels"].tolist(), batch["labels"].dtype) == ([LABELS[i] for i in order], torch.int64)

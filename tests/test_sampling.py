@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from clf.data.sampling import (
     Key,
     count_eval_batches,
+    count_repeats,
     count_train_batches,
     epoch_order,
     eval_batches,
@@ -19,7 +20,7 @@ from clf.data.sampling import (
 
 
 def indices(batches: list[list[Key]]) -> list[int]:
-    return [index for batch in batches for _, index in batch]
+    return [key.index for batch in batches for key in batch]
 
 
 def deal(
@@ -53,7 +54,7 @@ def test_epoch_holds_every_sample_once_in_batches_of_the_size() -> None:
 
 
 def test_keys_carry_the_epoch_so_that_waiting_workers_know_it() -> None:
-    assert {epoch for batch in deal(10, epoch=5) for epoch, _ in batch} == {5}
+    assert {key.epoch for batch in deal(10, epoch=5) for key in batch} == {5}
 
 
 def test_single_sample_is_no_batch_and_another_one_is_left_out_each_time() -> None:
@@ -95,8 +96,23 @@ def test_samples_that_come_twice_are_no_neighbours_of_their_copies_on_the_same_r
     ]
 
 
+def test_a_sample_that_comes_again_in_an_epoch_is_another_key() -> None:
+    order = np.array([3, 1, 3, 3, 0, 1])
+    assert count_repeats(order).tolist() == [0, 0, 1, 2, 0, 1]
+    keys = [key for batch in train_batches(order, batch_size=4, epoch=2) for key in batch]
+    assert keys == [Key(2, 3, 0), Key(2, 1, 0), Key(2, 3, 1), Key(2, 3, 2), Key(2, 0, 0), Key(2, 1, 1)]
+    ranks = [train_batches(order, batch_size=4, epoch=2, rank=rank, world_size=2) for rank in (0, 1)]
+    assert sorted(key for batches in ranks for batch in batches for key in batch) == sorted(keys)
+
+
+@given(order=st.lists(st.integers(0, 5), min_size=1, max_size=40))
+def test_repeats_are_counted_from_the_start(order: list[int]) -> None:
+    expected = [order[:place].count(index) for place, index in enumerate(order)]
+    assert count_repeats(np.array(order)).tolist() == expected
+
+
 def test_evaluation_is_in_order() -> None:
-    assert list(eval_batches(5, batch_size=2)) == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
+    assert list(eval_batches(5, batch_size=2)) == [[Key(0, 0), Key(0, 1)], [Key(0, 2), Key(0, 3)], [Key(0, 4)]]
 
 
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 9), world_size=st.integers(1, 5))

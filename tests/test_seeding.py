@@ -1,6 +1,6 @@
 """A mixed seed depends on every part, on their order, and on nothing else."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clf.seeding import mix_seed
@@ -9,13 +9,11 @@ parts = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4)
 
 
 @given(parts, parts)
-@settings(deadline=None)
 def test_different_places_draw_from_different_seeds(one: list[int], other: list[int]) -> None:
     assert (mix_seed(*one) == mix_seed(*other)) == (one == other)
 
 
 @given(parts)
-@settings(deadline=None)
 def test_every_generator_takes_the_seed(one: list[int]) -> None:
     assert 0 <= mix_seed(*one) < 2**63
 

@@ -53,13 +53,13 @@ def test_a_value_is_what_people_mean_by_it(workdir: Path, written: str, meant: o
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**12), 10**12))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_number_that_python_prints_is_read_as_that_number(workdir: Path, number: float) -> None:
     assert read(f"key: {number!r}")["key"] == number
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_read_or_refused_with_its_file(workdir: Path, text: str) -> None:
     try:
         read(text)

@@ -22,7 +22,7 @@ from clf.seeding import mix_seed
 from clf.transforms import TrainTransform
 
 Batch = dict[str, Any]
-Pixels = Callable[[Image, Key], Tensor]  # RGB image and its (epoch, index) -> normalised float32 (3, H, W)
+Pixels = Callable[[Image, Key], Tensor]  # RGB image and its key -> normalised float32 (3, H, W)
 
 _GRACE_SECONDS = 30  # What a worker that was told to end gives the main process to finish its step and save.
 
@@ -66,8 +66,7 @@ class Images(Dataset[Loaded]):
         return len(self._paths)
 
     def __getitem__(self, key: Key) -> Loaded:
-        _, index = key
-        path = self._paths[index]
+        index, path = key.index, self._paths[key.index]
         try:
             return Loaded(index, self._pixels(decode(path), key))
         except UnreadableImage as error:
@@ -96,8 +95,8 @@ class Images(Dataset[Loaded]):
 
 
 def train_tensor(image: Image, key: Key, *, transform: TrainTransform, seed: int) -> Tensor:
-    """Augment an image as seed, epoch and index say: float32 (3, H, W)."""
-    return transform(image, seed=mix_seed(seed, *key))
+    """Augment an image as the seed and its key say: float32 (3, H, W)."""
+    return transform(image, seed=mix_seed(seed, key.epoch, key.index, key.repeat))
 
 
 def eval_tensor(image: Image, _: Key, *, preprocessing: Preprocessing) -> Tensor:

@@ -2,11 +2,25 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Key = tuple[int, int]  # (epoch, index of the sample): all that a worker has to know to load one
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """All that a worker has to know to load a sample.
+
+    Args:
+        epoch: Number of the epoch.
+        index: Which sample.
+        repeat: How often it came before in this epoch: each time it is augmented anew.
+    """
+
+    epoch: int
+    index: int
+    repeat: int = 0
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -66,11 +80,22 @@ def train_batches(
         world_size: Number of processes.
         skip: Batches already done: they are left out, and the others are as if they had not been.
     Yields:
-        (epoch, index) of each sample of a batch.
+        The keys of a batch.
     """
-    share = rank_share(order, rank=rank, world_size=world_size)
+    place = {"rank": rank, "world_size": world_size}
+    share, repeats = rank_share(order, **place), rank_share(count_repeats(order), **place)
     for batch in range(skip, count_train_batches(len(order), batch_size=batch_size, world_size=world_size)):
-        yield [(epoch, index) for index in share[batch * batch_size : (batch + 1) * batch_size].tolist()]
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        yield [Key(epoch, *pair) for pair in zip(share[part].tolist(), repeats[part].tolist(), strict=True)]
+
+
+def count_repeats(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count for each entry how often the same one stands before it: int64 (N,)."""
+    grouped = np.argsort(order, kind="stable")  # (N,), equal entries side by side, in their order
+    first = np.diff(order[grouped], prepend=-1) != 0  # (N,), where another entry begins
+    repeats = np.empty_like(order)
+    repeats[grouped] = np.arange(len(order)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+    return repeats
 
 
 def count_eval_batches(count: int, *, batch_size: int, world_size: int) -> int:
@@ -87,8 +112,8 @@ def eval_batches(count: int, *, batch_size: int, rank: int = 0, world_size: int 
         rank: This process.
         world_size: Number of processes.
     Yields:
-        (0, index) of each sample of a batch.
+        The keys of a batch.
     """
     share = range(rank, count, world_size)
     for batch in range(count_eval_batches(count, batch_size=batch_size, world_size=world_size)):
-        yield [(0, index) for index in share[batch * batch_size : (batch + 1) * batch_size]]
+        yield [Key(0, index) for index in share[batch * batch_size : (batch + 1) * batch_size]]
