@@ -10,8 +10,9 @@ A collected result is a file in docs/results. The tables are made of these files
 import argparse
 import csv
 import json
+import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ def collect(run: Path, *, data: str, change: str | None, against: Path | None) -
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     facts = json.loads((run / "environment.json").read_text("utf-8"))
     splits = {split: _figures(metrics[split]) for split in ("val", "test") if split in metrics}
+    command = _for_any_machine(facts["command"])
     result = {
-        "config": f"{run.resolve().parent.name}",
+        "config": command[command.index("--config") + 1],
         "data": data,
-        "command": shlex.join(_without_folders(facts["command"])),
+        "command": shlex.join(command),
         "device": facts["machine"]["device"],
         "epochs": metrics["finished"]["epochs"],
         "minutes": round(training_minutes(run / "timing.csv") or 0.0, 1),
@@ -61,9 +63,11 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {key: summary[key] for key in keys if key in summary}
 
 
-def _without_folders(command: Iterable[str]) -> list[str]:
-    """Leave out where things lie on one machine: an absolute path keeps its last part."""
-    return [Path(word).name if word.startswith("/") else word for word in command]
+def _for_any_machine(command: Sequence[str]) -> list[str]:
+    """Leave out where things lie on one machine, and what a run was called there."""
+    named = {at for at, word in enumerate(command) if word == "--name"}
+    words = [word for at, word in enumerate(command) if at not in named and at - 1 not in named]
+    return [re.sub(r"(?<![^\s,\[])/[^\s,\]]*/", "", word) for word in words]
 
 
 def _compare(first: Path, second: Path) -> dict[str, Any]:

@@ -40,7 +40,10 @@ def write_run(path: Path, *, right: dict[str, str]) -> Path:
     (path / "metrics.json").write_text(json.dumps(metrics))
     (path / "timing.csv").write_text("epoch,step,time/epoch_s\n0,1,30\n1,2,33\n")
     facts = {
-        "command": ["clf", "fit", "--data.root", "/home/me/my crops", "--config", "resnet18.yaml"],
+        "command": [
+            *("clf", "fit", "--data.root", "[/home/me/my crops, /data/more]", "--config", "/c/resnet18.yaml"),
+            *("--name", "first try", "--trainer", "my/own/cpu.yaml"),
+        ],
         "machine": {"device": "cpu (2 cores)"},
         "packages": {"torch": "2", "timm": "1", "lightning": "2", "clf": "0"},
     }
@@ -56,8 +59,9 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_result_is_what_the_run_measured_without_the_folders_of_a_machine(runs: tuple[Path, Path]) -> None:
     result = result_tables.collect(runs[0], data="crops", change=None, against=None)
-    assert (result["config"], result["data"], result["epochs"], result["minutes"]) == ("base", "crops", 3, 1.1)
-    assert result["command"] == "clf fit --data.root 'my crops' --config resnet18.yaml"
+    assert (result["config"], result["data"], result["epochs"], result["minutes"]) == ("resnet18.yaml", "crops", 3, 1.1)
+    words = "--data.root '[my crops, more]' --config resnet18.yaml --trainer my/own/cpu.yaml"
+    assert result["command"] == f"clf fit {words}"
     assert result["val"] == {
         "n": 4,
         "acc_top1": 0.5,
@@ -81,7 +85,7 @@ def test_tables_say_n_and_interval_and_call_noise_noise(runs: tuple[Path, Path])
     }
     _, _, main, *others = result_tables.main_table(results).splitlines()
     assert not others
-    assert "| base | crops | 50.00 % (n = 4, 95 % interval 15.00–85.00 %) |" in main
+    assert "| resnet18.yaml | crops | 50.00 % (n = 4, 95 % interval 15.00–85.00 %) |" in main
     assert "| 0.500 / 0.500 | 7: 50 % of 4 / 7: 25 % of 4 | 1.1 | cpu (2 cores) | `clf fit" in main
     _, _, change, *others = result_tables.comparison_table(results).splitlines()
     assert not others
