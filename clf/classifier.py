@@ -20,7 +20,17 @@ from clf.errors import UserError
 from clf.losses import CORRECTIONS, ClassWeights, CrossEntropy, correct_imbalance
 from clf.metrics import EvaluationMetrics, Stage, TrainingMetrics
 from clf.networks import Pretrained, build, build_own
-from clf.optim import Cosine, Interval, PlannedSchedule, Warmup, brings_warmup, schedule_config, sets_rates
+from clf.optim import (
+    Cosine,
+    Interval,
+    PlannedSchedule,
+    Warmup,
+    brings_warmup,
+    describe_rates,
+    require_resumable,
+    schedule_config,
+    sets_rates,
+)
 from clf.parameters import Backbone, build_optimizer
 from clf.preprocess import CropMode, Interpolation, Preprocessing
 from clf.seeding import mix_seed
@@ -55,8 +65,8 @@ class Classifier(LightningModule):
         class_weights: ``inverse`` weighs the loss by inverse class frequency, ``effective`` by the effective number of
             samples, which is milder; both normalised to sum to C.
         class_weights_beta: Of ``effective``, in [0, 1); the nearer to 1, the nearer to ``inverse``.
-        balanced_sampler: Whether training draws classes equally often; comes from the data.
-        double_correction: Allow more than one of class weights, balanced sampler and logit adjustment.
+        resampled: Whether training draws classes more or less often than they occur; comes from the data.
+        double_correction: Allow more than one of class weights, sampler and logit adjustment.
         mixing: Module that maps normalised images (N, 3, H, W) and shares of the classes (N, C) of a training batch to
             mixed ones, e.g. clf.mixing.Mixing.
         optimizer: Optimizer; biases and norms are not decayed.
@@ -92,7 +102,7 @@ class Classifier(LightningModule):
         loss: nn.Module | None = None,
         class_weights: ClassWeights = "none",
         class_weights_beta: float = 0.999,
-        balanced_sampler: bool = False,
+        resampled: bool = False,
         double_correction: bool = False,
         mixing: nn.Module | None = None,
         optimizer: OptimizerCallable = AdamW,
@@ -138,7 +148,7 @@ class Classifier(LightningModule):
             beta=class_weights_beta,
             # Without counts (evaluation) the values come with the checkpoint; only the shape matters here.
             counts=class_counts or [1] * len(classes),
-            balanced_sampler=balanced_sampler,
+            resampled=resampled,
             double_correction=double_correction,
         )
         self.mixing = mixing
@@ -173,6 +183,8 @@ class Classifier(LightningModule):
         self.layer_decay = layer_decay
         self.freeze_epochs = freeze_epochs
         self._backbone = Backbone(self.network) if freeze_epochs else None
+        self._rates: dict[str, Any] | None = None
+        self._resumed_rates: dict[str, Any] | None = None
 
     @property
     def facts(self) -> Facts:
@@ -209,7 +221,8 @@ class Classifier(LightningModule):
         for group, wanted in zip(optimizer.param_groups, configured, strict=True):
             group.update({key: value for key, value in wanted.items() if key != "params"})
         if schedule is not None:
-            schedule.apply()
+            per_epoch = self.trainer.lr_scheduler_configs[0].interval == "epoch"
+            schedule.go_to(self.current_epoch if per_epoch else self.trainer.global_step)
         self.warmup.note(optimizer)
 
     def on_train_epoch_start(self) -> None:
@@ -228,7 +241,7 @@ class Classifier(LightningModule):
         """Compute the loss of a batch, scalar."""
         images, labels = batch["images"], batch["labels"]
         if self.mixing is not None:
-            shares = functional.one_hot(labels, len(self.classes)).to(images.dtype)
+            shares = functional.one_hot(labels, len(self.classes)).float()
             images, labels = self.mixing(images, shares)  # labels: (N,) -> (N, C)
         logits = self(images)  # (N, C)
         loss: Tensor = self.loss(logits, labels)
@@ -295,7 +308,8 @@ class Classifier(LightningModule):
 
     def _log_evaluation(self, metrics: EvaluationMetrics) -> None:
         # All processes have computed the same; without the flag Lightning warns that they might not have.
-        self.log_dict(metrics.compute(), sync_dist=True)
+        values = {name: value.to(self.device) for name, value in metrics.compute().items()}
+        self.log_dict(values, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Compute the logits (N, C) of a batch; N may be 0 where no image could be read."""
@@ -319,6 +333,9 @@ class Classifier(LightningModule):
             name = type(schedule).__name__
             raise UserError(f"model.layer_decay: torch's {name} gives all layers one rate; use clf.optim.OneCycle")
         config = None if schedule is None else schedule_config(schedule, self.lr_scheduler_interval)
+        if self._resumed_rates is not None:
+            require_resumable(self._resumed_rates, optimizer, config)
+        self._rates = describe_rates(optimizer, config)
         self._plan(schedule, per_epoch=config is not None and config["interval"] == "epoch")
         return {"optimizer": optimizer} if config is None else {"optimizer": optimizer, "lr_scheduler": config}
 
@@ -355,11 +372,13 @@ class Classifier(LightningModule):
         """Add what rebuilds this classifier, and the metrics of the epoch so far, as primitives."""
         checkpoint[KEY] = self.facts.to_dict()
         checkpoint["training_metrics"] = self.training_metrics.totals()
+        checkpoint["rates"] = self._rates
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on in mid-epoch, and settle who corrects imbalance: in training the configuration, else the checkpoint."""
         names = {f"loss.{name}" for name in CORRECTIONS}
         if self.trainer.state.fn == TrainerFn.FITTING:
+            self._resumed_rates = checkpoint["rates"]
             first = self.trainer.is_global_zero
             self.training_metrics.resume({k: first * total for k, total in checkpoint["training_metrics"].items()})
             own = {key: value for key, value in self.state_dict().items() if key in names}
@@ -367,5 +386,5 @@ class Classifier(LightningModule):
                 checkpoint[key] = {k: value for k, value in checkpoint[key].items() if k not in names} | own
             return
         for name in CORRECTIONS:
-            if name in self.loss._buffers:
+            if hasattr(self.loss, name):
                 self.loss.register_buffer(name, checkpoint["state_dict"].get(f"loss.{name}"))

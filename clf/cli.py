@@ -140,7 +140,7 @@ class CLI(LightningCLI):
         if self.verb == "fit":
             parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
             parser.link_arguments("data.class_counts", "model.class_counts", apply_on="instantiate")
-            parser.link_arguments("data.balanced", "model.balanced_sampler", apply_on="instantiate")
+            parser.link_arguments("data.resampled", "model.resampled", apply_on="instantiate")
 
     def _add_callbacks(self, parser: LightningArgumentParser) -> None:
         composed = self.invocation.composed.config["callbacks"]

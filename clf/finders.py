@@ -83,24 +83,24 @@ def find_lr(trainer: Trainer, model: Classifier, data: LightningDataModule, *, f
         data: What it would be trained on.
         folder: Where the curve is written.
     Raises:
-        UserError: If the loss never falls.
+        UserError: If the loss never falls, or with several processes, each of which would find its own.
     Source: Smith 2017, arXiv:1506.01186, sec. 3.3.
     """
+    _require_one_process("find_lr", trainer)
     _train_plainly(model)
     curve = _Curve(model)
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):  # of Lightning's own progress bar
         finder = Tuner(trainer).lr_find(model, datamodule=data, min_lr=1e-6, max_lr=10.0, update_attr=False)
     assert finder is not None, "only fast_dev_run finds nothing"
-    smoothed = smooth(curve.losses)
+    smoothed = moving_average(curve.losses)
     found = suggest(curve.rates, smoothed)
     finder.results = {"lr": curve.rates[: len(smoothed)], "loss": smoothed}
-    if trainer.is_global_zero:
-        place = _next_place(folder)
-        with place.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-            rows = zip(curve.rates, curve.losses, smoothed, strict=False)  # the last losses may be no numbers any more
-            csv.writer(file).writerows([("lr", "loss", "smoothed"), *rows])
-        _draw(finder, found, place.with_suffix(".png"))
-        log.info("find_lr: the curve of %d steps is in %s and .csv", len(smoothed), place.with_suffix(".png"))
+    place = _next_place(folder)
+    with place.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        rows = zip(curve.rates, curve.losses, smoothed, strict=False)  # the last losses may be no numbers any more
+        csv.writer(file).writerows([("lr", "loss", "smoothed"), *rows])
+    _draw(finder, found, place.with_suffix(".png"))
+    log.info("find_lr: the curve of %d steps is in %s and .csv", len(smoothed), place.with_suffix(".png"))
     if found is None:
         raise UserError("find_lr: the loss never falls; look at the curve, at the data and at the model")
     return found
@@ -141,7 +141,7 @@ class _Curve:
         self._pending.clear()
 
 
-def smooth(losses: list[float], *, radius: int = 5) -> list[float]:
+def moving_average(losses: list[float], *, radius: int = 5) -> list[float]:
     """Average each loss with its neighbours, up to the first one that is no number."""
     curve = torch.tensor(losses, dtype=torch.float64)
     curve = curve[: int(curve.isfinite().cumprod(0).sum())]
@@ -180,8 +180,7 @@ def find_batch_size(trainer: Trainer, model: Classifier, data: LightningDataModu
     Raises:
         UserError: With several processes, whose batches would all have to be found at once.
     """
-    if trainer.world_size > 1:
-        raise UserError("find_batch_size works in one process: add --trainer.devices 1 (a batch is one process's)")
+    _require_one_process("find_batch_size", trainer)
     _train_plainly(model)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     most = LARGEST_BATCH if on_gpu else LARGEST_BATCH_ON_CPU
@@ -197,6 +196,11 @@ def find_batch_size(trainer: Trainer, model: Classifier, data: LightningDataModu
         reason = "" if on_gpu else " (without a GPU there is no limit to find, and larger is hardly faster)"
         log.info("find_batch_size: larger batches than %d are not tried%s", most, reason)
     return min(images, most)
+
+
+def _require_one_process(name: str, trainer: Trainer) -> None:
+    if trainer.world_size > 1:
+        raise UserError(f"{name} works in one process: add --trainer.devices 1 --trainer.strategy auto")
 
 
 def _train_plainly(model: Classifier) -> None:

@@ -143,7 +143,7 @@ class BinaryCrossEntropy(nn.Module):
         """
         targets = _shares(labels, logits)
         if self.target_threshold is not None:
-            targets = (targets > self.target_threshold).to(logits.dtype)
+            targets = (targets > self.target_threshold).float()
         targets = smooth(targets, self.label_smoothing)
         return functional.binary_cross_entropy_with_logits(logits, targets, weight=self.class_weights)
 
@@ -184,7 +184,7 @@ def correct_imbalance(
     scheme: ClassWeights,
     beta: float,
     counts: Sequence[int],
-    balanced_sampler: bool,
+    resampled: bool,
     double_correction: bool,
 ) -> None:
     """Put what corrects an imbalance into the buffers of a loss.
@@ -194,7 +194,7 @@ def correct_imbalance(
         scheme: See `class_weights`.
         beta: See `class_weights`.
         counts: Training images per class; any of the right length where the values come with a checkpoint.
-        balanced_sampler: Whether training draws all classes equally often.
+        resampled: Whether training draws classes more or less often than they occur.
         double_correction: Whether more than one correction is wanted.
     Raises:
         UserError: If the loss has no place for the weights, or the same imbalance would be corrected twice.
@@ -204,7 +204,7 @@ def correct_imbalance(
     adjusts = isinstance(loss, CrossEntropy) and loss.logit_adjustment > 0
     ways = {
         f"model.class_weights={scheme}": scheme != "none",
-        "data.sampler=balanced": balanced_sampler,
+        "data.sampler": resampled,
         "model.loss.logit_adjustment": adjusts,
     }
     if sum(ways.values()) > 1 and not double_correction:
@@ -214,7 +214,7 @@ def correct_imbalance(
             "or set model.double_correction=true if that is what you want"
         )
     if scheme != "none":
-        if "class_weights" not in loss._buffers:
+        if not hasattr(loss, "class_weights"):
             name = type(loss).__name__
             raise UserError(f"model.class_weights={scheme!r}: {name} has no buffer named class_weights to put them in")
         loss.register_buffer("class_weights", class_weights(counts, scheme, beta=beta))
@@ -226,7 +226,7 @@ def _shares(labels: Tensor, logits: Tensor) -> Tensor:
     """Turn class indices into shares of the logits' shape (N, C)."""
     if labels.ndim == 2:
         return labels
-    return functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return functional.one_hot(labels, logits.shape[1]).float()  # Half precision would round what smoothing adds.
 
 
 def _require_share(name: str, value: float) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from lightning.pytorch.cli import ReduceLROnPlateau
@@ -53,9 +54,17 @@ class PlannedSchedule(LRScheduler):
         """Compute the rate of each parameter group."""
         return [rate * self.factor(self.last_epoch) for rate in self.base_lrs]
 
+    def go_to(self, step: int) -> None:
+        """Put the rates of a step in force, counted from 0, whatever schedule led there."""
+        self.last_epoch = step
+        self.apply()
+
     def state_dict(self) -> dict[str, Any]:
-        """Save the position only: rates and lengths are the configuration's, so that a resumed run may change them."""
-        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+        """Save nothing but a count: rates and lengths are the configuration's, which a resumed run may change."""
+        return {"_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing over: it may be another schedule's, and where the run is, `go_to` says."""
 
 
 class Cosine(PlannedSchedule):
@@ -143,7 +152,7 @@ class Warmup:
     def plan(self, total_steps: float, *, steps_per_epoch: int) -> None:
         """Fit the warm-up to a run of so many optimizer steps, which may be infinite."""
         wanted = round(self.epochs * steps_per_epoch)
-        self.steps = int(min(wanted, total_steps // 4))
+        self.steps = wanted if total_steps == math.inf else min(wanted, int(total_steps) // 4)
 
     def factor(self, step: int) -> float:
         """Compute what the rate is multiplied with at an optimizer step, counted from 0."""
@@ -163,6 +172,52 @@ class Warmup:
         """Give the optimizer the rates of a step."""
         for group in optimizer.param_groups:
             group["lr"] = group["scheduled_lr"] * self.factor(step)
+
+
+def describe_rates(optimizer: Optimizer, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Say what a resumed run must have in common with the one that it goes on with, as primitives.
+
+    Args:
+        optimizer: The optimizer.
+        config: What `schedule_config` said; None without a schedule.
+    """
+    schedule = None if config is None else type(config["scheduler"]).__name__
+    return {
+        "optimizer": type(optimizer).__name__,
+        "groups": [group["name"] for group in optimizer.param_groups],
+        "schedule": schedule,
+        "interval": None if config is None else config["interval"],
+    }
+
+
+def require_resumable(saved: Mapping[str, Any], optimizer: Optimizer, config: Mapping[str, Any] | None) -> None:
+    """Refuse what a checkpoint's state of optimizer and schedule does not fit.
+
+    Args:
+        saved: What `describe_rates` said when the checkpoint was written.
+        optimizer: The resumed run's.
+        config: Its schedule's, as from `schedule_config`.
+    Raises:
+        UserError: Naming the key.
+    """
+    new = describe_rates(optimizer, config)
+    advice = "keep what it was trained with, or start a new run"
+    if new["optimizer"] != saved["optimizer"]:
+        raise UserError(
+            f"model.optimizer={new['optimizer']}: the checkpoint holds the state of {saved['optimizer']}; {advice}"
+        )
+    if new["groups"] != saved["groups"]:
+        raise UserError(
+            f"the checkpoint's optimizer has {len(saved['groups'])} parameter groups, this one {len(new['groups'])}: "
+            f"model.layer_decay, or what the loss trains, has changed; {advice}"
+        )
+    was, now = (f"{each['schedule']} per {each['interval']}" for each in (saved, new))
+    free = config is None or isinstance(config["scheduler"], PlannedSchedule)
+    if not free and now != was:
+        raise UserError(
+            f"model.lr_scheduler={now}: the checkpoint was trained with {was}, and a schedule of torch's cannot begin "
+            f"in the middle of a run; {advice}, or take clf.optim.Cosine or OneCycle"
+        )
 
 
 def brings_warmup(schedule: object) -> bool:

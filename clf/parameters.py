@@ -19,6 +19,14 @@ class HasLayers(Protocol):
 
 
 @runtime_checkable
+class SparesParameters(Protocol):
+    """A network that names parameters which weight decay would harm, as timm's do."""
+
+    def no_weight_decay(self) -> Any:
+        """Name them."""
+
+
+@runtime_checkable
 class HasHead(Protocol):
     """A network that can say what its head is, as timm's do."""
 
@@ -48,7 +56,8 @@ def build_optimizer(
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Split trainable parameters by whether weight decay may act on them.
 
-    Biases and the scales of normalisation layers (all parameters with fewer than two dimensions) are not decayed.
+    Biases and the scales of normalisation layers (all parameters with fewer than two dimensions) are not decayed,
+    nor is what a network's ``no_weight_decay()`` names, as timm's do: tokens and position embeddings.
 
     Args:
         module: Network to train.
@@ -57,7 +66,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
         left out.
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return _by_decay("", trainable)
+    return _by_decay("", trainable, spared=_spared(module))
 
 
 def layer_groups(module: nn.Module, network: nn.Module, *, layer_decay: float) -> list[dict[str, Any]]:
@@ -83,6 +92,7 @@ def layer_groups(module: nn.Module, network: nn.Module, *, layer_decay: float) -
             f"{key}: {type(network).__name__} has no group_matcher() that says which parameters form a layer "
             "(timm's networks have one); leave it at 1"
         )
+    spared = _spared(module)
     found = param_groups_layer_decay(network, layer_decay=layer_decay)
     layers: dict[float, list[nn.Parameter]] = {}
     for group in found:
@@ -95,15 +105,27 @@ def layer_groups(module: nn.Module, network: nn.Module, *, layer_decay: float) -
     return [
         {**group, "lr_scale": scale}
         for number, scale in enumerate(sorted(layers))
-        for group in _by_decay(f"layer_{number:02d}_", layers[scale])
+        for group in _by_decay(f"layer_{number:02d}_", layers[scale], spared=spared)
     ]
 
 
-def _by_decay(prefix: str, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
-    decay = {"name": f"{prefix}decay", "params": [parameter for parameter in parameters if parameter.ndim >= 2]}
+def _spared(module: nn.Module) -> set[int]:
+    """Find the parameters that networks inside a module want spared from decay, by identity."""
+    return {
+        id(parameter)
+        for inner in module.modules()
+        if isinstance(inner, SparesParameters)
+        for name, parameter in inner.named_parameters()
+        if name in inner.no_weight_decay()  # which may also name what this network has not
+    }
+
+
+def _by_decay(prefix: str, parameters: list[nn.Parameter], *, spared: set[int]) -> list[dict[str, Any]]:
+    decayed = {id(parameter) for parameter in parameters if parameter.ndim >= 2} - spared
+    decay = {"name": f"{prefix}decay", "params": [each for each in parameters if id(each) in decayed]}
     rest = {
         "name": f"{prefix}no_decay",
-        "params": [parameter for parameter in parameters if parameter.ndim < 2],
+        "params": [each for each in parameters if id(each) not in decayed],
         "weight_decay": 0.0,
     }
     return [group for group in (decay, rest) if group["params"]]

@@ -79,8 +79,10 @@ def _ocr(preprocessing: Preprocessing) -> list[Transform]:
         GaussianNoise((10, 40), p=0.6),
         zoom,
     ]
+    # Squashed images are squashed before they are cropped: else the crop would undo it.
+    squash = _none(preprocessing) if preprocessing.crop_mode == "squash" else []
     return [
-        *_none(preprocessing),
+        *squash,
         # Most of the image, hardly distorted: half a digit may be another digit.
         v2.RandomResizedCrop(preprocessing.size, scale=(0.7, 1.0), ratio=(0.85, 1.18)),
         v2.RandomAffine(degrees=25, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=(-15, 15, -15, 15), **bilinear),

@@ -1,6 +1,7 @@
 """How sure a number is: intervals for what is counted on a finite set of images."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from math import comb, sqrt
 from statistics import NormalDist
 
@@ -49,7 +50,7 @@ def mcnemar_p(gained: int, lost: int) -> float:
     """
     n, fewer = gained + lost, min(gained, lost)
     tail = sum(comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail * 0.5**n)
+    return min(1.0, float(Fraction(2 * tail, 2**n)))  # exact, and no float is too small for 2**n
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,8 @@ def _for_any_machine(command: Sequence[str]) -> list[str]:
 def _compare(first: Path, second: Path) -> dict[str, Any]:
     """Count, over validation and test, the images that only one of two runs gets right."""
     right = [_right(run) for run in (first, second)]
-    assert right[0].keys() == right[1].keys(), f"{first} and {second} have not predicted on the same images"
+    if right[0].keys() != right[1].keys():
+        raise SystemExit(f"{first} and {second} have not predicted on the same images")
     gained = sum(right[1][path] and not right[0][path] for path in right[0])
     lost = sum(right[0][path] and not right[1][path] for path in right[0])
     correct = [sum(each.values()) for each in right]
@@ -84,7 +85,8 @@ def _right(run: Path) -> dict[str, bool]:
     rows: dict[str, bool] = {}
     for split in ("val", "test"):
         with (run / "predictions" / f"{split}.csv").open(encoding="utf-8", newline="") as file:
-            rows |= {f"{split}/{row['path']}": row["label"] == row["true"] for row in csv.DictReader(file)}
+            table = enumerate(csv.DictReader(file))  # an image may stand in several rows
+            rows |= {f"{split}/{n}/{row['path']}": row["label"] == row["true"] for n, row in table}
     return rows
 
 
@@ -204,6 +206,8 @@ def main() -> None:
     verbs.add_parser("tables")
     flags = parser.parse_args()
     if flags.verb == "collect":
+        if (flags.change is None) != (flags.against is None):
+            parser.error("--change and --against go together: what is different, and from which run")
         result = collect(flags.run, data=flags.data, change=flags.change, against=flags.against)
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{flags.name}.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")

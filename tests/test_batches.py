@@ -140,9 +140,18 @@ def test_sampler_decides_the_length_of_an_epoch(root: Path) -> None:
     assert not torch.equal(*halves)
 
 
-def test_only_a_balancing_sampler_says_that_it_balances(root: Path) -> None:
+def test_every_sampler_says_that_it_changes_what_is_seen(root: Path) -> None:
     modules = [data(root, sampler=sampler) for sampler in ("none", "balanced", Balanced(), Weighted({}))]
-    assert [module.balanced for module in modules] == [False, True, True, False]
+    assert [module.resampled for module in modules] == [False, True, True, True]
+
+
+def test_weights_by_name_are_the_sampler_s(root: Path) -> None:
+    by_name = drawn(data(root, sampler="weighted", sampler_weights={"dog": 3}))
+    assert by_name == drawn(data(root, sampler=Weighted({"dog": 3})))
+    with pytest.raises(UserError, match=r"data.sampler_weights is for data.sampler=weighted"):
+        data(root, sampler="balanced", sampler_weights={"dog": 3})
+    with pytest.raises(UserError, match=r"data.sampler=weighted needs data.sampler_weights"):
+        data(root, sampler="weighted")
 
 
 def test_sampler_that_does_not_fit_the_data_stops_before_the_first_batch(root: Path) -> None:

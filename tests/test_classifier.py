@@ -187,7 +187,7 @@ def test_effective_class_weights_reach_the_loss_with_their_beta(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"class_weights": "inverse", "balanced_sampler": True}, {"class_weights": "inverse", "loss": ADJUSTED}],
+    [{"class_weights": "inverse", "resampled": True}, {"class_weights": "inverse", "loss": ADJUSTED}],
     ids=["sampler", "adjustment"],
 )
 def test_two_corrections_of_one_imbalance_are_refused_unless_asked_for(settings: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from clf.yamlfile import SHIPPED, shipped_configs
 
 EXPERIMENTS = [name for name in shipped_configs() if "/" not in name and name != "defaults.yaml"]
 PARTS = {
-    "augment/mixing.yaml": "--model",
+    "model/mixing.yaml": "--model",
     "augment/ocr.yaml": "--data",
     "augment/randaugment.yaml": "--data",
     "augment/strong.yaml": "--data",

@@ -1,5 +1,6 @@
 """Each degradation does what its name says, as often and as much as it was told, and nothing it was not told."""
 
+from inspect import signature
 from io import BytesIO
 from typing import Any
 
@@ -201,3 +202,18 @@ def test_any_image_survives_all_of_them(seed: int, height: int, width: int) -> N
 
 def test_settings_are_shown() -> None:
     assert repr(ZoomIn((0.5, 1.0), p=0.25)) == "ZoomIn(p=0.25, scale=(0.5, 1.0))"
+
+
+def test_defaults_are_those_of_the_manual() -> None:
+    defaults = {
+        kind.__name__: {key: parameter.default for key, parameter in signature(kind).parameters.items()}
+        for kind in KINDS
+    }
+    assert defaults == {
+        "JpegCompression": {"quality": (20, 75), "p": 0.5},
+        "Pixelate": {"scale": (0.25, 0.75), "p": 0.3},
+        "Downscale": {"scale": (0.3, 0.75), "p": 0.3},
+        "GaussianNoise": {"sigma": (5, 25), "p": 0.3},
+        "ZoomOut": {"factor": (1.0, 1.5), "fill": (124, 116, 104), "p": 0.3},
+        "ZoomIn": {"scale": (0.7, 1.0), "p": 0.3},
+    }

@@ -41,9 +41,9 @@ def test_a_loss_that_is_lowest_at_the_start_suggests_nothing() -> None:
 
 
 def test_smoothing_averages_neighbours_and_ends_where_the_loss_is_no_number() -> None:
-    assert finders.smooth([1.0, 2.0, 6.0, 3.0], radius=1) == pytest.approx([1.5, 3.0, 11 / 3, 4.5])
-    assert finders.smooth([1.0, 3.0, math.nan, 1.0], radius=1) == pytest.approx([2.0, 2.0])
-    assert finders.smooth([math.inf]) == []
+    assert finders.moving_average([1.0, 2.0, 6.0, 3.0], radius=1) == pytest.approx([1.5, 3.0, 11 / 3, 4.5])
+    assert finders.moving_average([1.0, 3.0, math.nan, 1.0], radius=1) == pytest.approx([2.0, 2.0])
+    assert finders.moving_average([math.inf]) == []
 
 
 def searching(tmp_path: Path, **settings: Any) -> Trainer:

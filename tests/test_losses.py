@@ -173,7 +173,7 @@ def test_logit_adjustment_is_off_unless_asked_for() -> None:
 
 
 def correct(loss: nn.Module, *, counts: list[int], **settings: Any) -> None:
-    defaults: dict[str, Any] = {"scheme": "none", "beta": 0.999, "balanced_sampler": False, "double_correction": False}
+    defaults: dict[str, Any] = {"scheme": "none", "beta": 0.999, "resampled": False, "double_correction": False}
     correct_imbalance(loss, counts=counts, **defaults | settings)
 
 
@@ -185,15 +185,15 @@ ADJUSTED = CrossEntropy(logit_adjustment=1.0)
     [
         (
             CrossEntropy(),
-            {"scheme": "inverse", "balanced_sampler": True},
-            "class_weights=inverse and data.sampler=balanced",
+            {"scheme": "inverse", "resampled": True},
+            "class_weights=inverse and data.sampler",
         ),
         (
             Focal(),
-            {"scheme": "effective", "balanced_sampler": True},
-            "class_weights=effective and data.sampler=balanced",
+            {"scheme": "effective", "resampled": True},
+            "class_weights=effective and data.sampler",
         ),
-        (ADJUSTED, {"balanced_sampler": True}, "data.sampler=balanced and model.loss.logit_adjustment"),
+        (ADJUSTED, {"resampled": True}, "data.sampler and model.loss.logit_adjustment"),
         (ADJUSTED, {"scheme": "inverse"}, "model.class_weights=inverse and model.loss.logit_adjustment"),
     ],
 )
@@ -206,7 +206,7 @@ def test_the_same_imbalance_is_corrected_twice_only_on_request(
     correct(loss, counts=[1, 2], **settings, double_correction=True)
 
 
-@pytest.mark.parametrize("settings", [{}, {"scheme": "inverse"}, {"balanced_sampler": True}])
+@pytest.mark.parametrize("settings", [{}, {"scheme": "inverse"}, {"resampled": True}])
 def test_one_correction_is_nobody_s_business(settings: dict[str, Any]) -> None:
     correct(CrossEntropy(), counts=[1, 2], **settings)
     correct(ADJUSTED, counts=[1, 2])

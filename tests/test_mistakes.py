@@ -150,11 +150,11 @@ MISTAKES = {
         write("twice.yaml", "data:\n  batch_size: 1\n  batch_size: 2\n"),
     ),
     "sampler without weights": Mistake(
-        f"{FIT} --data.sampler weighted", ("data.sampler=weighted", "samplers.Weighted")
+        f"{FIT} --data.sampler weighted", ("data.sampler=weighted", "data.sampler_weights")
     ),
     "imbalance corrected twice": Mistake(
         f"{FIT} --data.sampler balanced --model.class_weights inverse",
-        ("model.class_weights=inverse and data.sampler=balanced", "more than once", "model.double_correction=true"),
+        ("model.class_weights=inverse and data.sampler", "more than once", "model.double_correction=true"),
     ),
     "weight of no class": Mistake(
         "fit --config tiny.yaml --config weights.yaml --data.root images",

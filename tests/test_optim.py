@@ -308,9 +308,9 @@ def test_a_run_that_is_cut_anywhere_and_resumed_is_the_whole_run(name: str, tmp_
         assert differences(weights(classifier), weights(whole)) == []
 
 
-def resume(tmp_path: Path, *, epochs: int, **settings: Any) -> Rates:
+def resume(tmp_path: Path, *, epochs: int, before: dict[str, Any] | None = None, **settings: Any) -> Rates:
     """Cut a run of four epochs after its second, and go on with other settings."""
-    original = tiny()
+    original = tiny(**before or {})
     fit(tmp_path, original, Checkpoint(dirpath=str(tmp_path), save_top_k=-1), max_epochs=4)
     [cut] = tmp_path.glob("epoch=001*.ckpt")
     seen = Rates()
@@ -323,7 +323,7 @@ def resume(tmp_path: Path, *, epochs: int, **settings: Any) -> Rates:
         resume=cut,
         max_epochs=epochs,
     )
-    if not settings and epochs == 4:
+    if not settings and not before and epochs == 4:
         torch.testing.assert_close(weights(classifier), weights(original), rtol=0, atol=0)
     return seen
 
@@ -349,6 +349,41 @@ def test_a_resumed_run_has_the_rates_of_its_configuration(
     epochs: int, settings: dict[str, Any], expected: list[float], tmp_path: Path
 ) -> None:
     assert resume(tmp_path, epochs=epochs, **settings).rates == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*the best epochs of the resumed run")
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"lr_scheduler": None},
+        {"lr_scheduler": lambda optimizer: lr_scheduler.StepLR(optimizer, 1, gamma=0.1)},
+        {"lr_scheduler_interval": "epoch"},
+        {"lr_scheduler": OneCycle, "warmup_epochs": 0},
+    ],
+    ids=["constant", "StepLR", "per epoch", "one cycle"],
+)
+def test_a_resumed_run_may_change_to_a_planned_schedule(before: dict[str, Any], tmp_path: Path) -> None:
+    expected = [1e-3 * factor for factor in warmup_cosine(steps=12, warmup=3)[6:]]
+    assert resume(tmp_path, epochs=4, before=before).rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"lr_scheduler": lambda optimizer: lr_scheduler.StepLR(optimizer, 1)},
+            "model.lr_scheduler=StepLR per epoch: .*Cosine per",
+        ),
+        ({"optimizer": lambda groups: SGD(groups, lr=0.1)}, "model.optimizer=SGD: the checkpoint .* AdamW; keep what"),
+        ({"layer_decay": 0.5, "network": None, "arch": "test_resnet", "pretrained": False}, "parameter groups"),
+    ],
+)
+def test_a_resumed_run_cannot_take_on_a_state_that_is_another_s(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    plain = {key: value for key, value in settings.items() if key in ("network", "arch", "pretrained")}
+    with pytest.raises(UserError, match=message):
+        resume(tmp_path, epochs=4, before=plain, **settings)
 
 
 def test_a_resumed_run_has_the_weight_decay_of_its_configuration(tmp_path: Path) -> None:

@@ -4,17 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm.optim
 import torch
 from tiny import CLASSES, TRAIN, Net, Resumable, fit, from_yaml, tiny
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 from toy import Stop, differences, trainer
 
 from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.ema import EMA
 from clf.classifier import Classifier
 from clf.errors import UserError
-from clf.parameters import Backbone, layer_groups, parameter_groups
+from clf.parameters import Backbone, build_optimizer, layer_groups, parameter_groups
 
 
 def weights(classifier: nn.Module) -> dict[str, Tensor]:
@@ -30,6 +31,20 @@ def test_norms_and_biases_are_not_decayed_and_no_parameter_is_lost_or_doubled() 
     assert sorted(found[0] + found[1]) == sorted(names.values())
     assert (decay["name"], rest["name"], rest["weight_decay"]) == ("decay", "no_decay", 0.0)
     assert "weight_decay" not in decay  # it is the optimizer's
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.75])
+def test_what_timm_spares_from_decay_is_spared(layer_decay: float) -> None:
+    classifier = Classifier(CLASSES, arch="test_vit", pretrained=False)
+    optimizer = build_optimizer(AdamW, classifier, classifier.network, layer_decay=layer_decay)
+    spared = {id(each) for group in optimizer.param_groups if group["weight_decay"] == 0 for each in group["params"]}
+    ours = {name for name, each in classifier.network.named_parameters() if id(each) in spared}
+    network: Any = classifier.network
+    spare = network.no_weight_decay()
+    theirs = timm.optim.param_groups_weight_decay(network, no_weight_decay_list=spare)  # type: ignore[attr-defined]
+    expected = {id(each) for group in theirs if group["weight_decay"] == 0 for each in group["params"]}
+    assert ours == {name for name, each in classifier.network.named_parameters() if id(each) in expected}
+    assert {"pos_embed", "cls_token"} <= ours
 
 
 def test_a_parameter_that_two_layers_share_is_trained_once() -> None:

@@ -1,5 +1,6 @@
 """What the shipped recipes do to an image, and above all what they never do to a digit."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -111,6 +112,13 @@ def test_a_misspelt_recipe_is_refused_with_the_nearest_name() -> None:
         TrainTransform("standart", preprocessing=PREPROCESSING)  # type: ignore[arg-type]
 
 
+def with_inner(steps: Iterable[Any]) -> Iterator[Any]:
+    """Walk transforms and those that they hold."""
+    for step in steps:
+        yield step
+        yield from with_inner(getattr(step, "transforms", ()))
+
+
 def turns(name: Recipe, *, draws: int) -> list[bool]:
     """Whether red, green and blue dots, clockwise in the image, are anticlockwise in a draw; unclear draws left out.
 
@@ -135,8 +143,7 @@ def test_recipes_for_digits_never_mirror(name: Recipe) -> None:
     seen = turns(name, draws=150)
     assert len(seen) > 50
     assert not any(seen)
-    steps = recipe(name, preprocessing=PREPROCESSING)
-    parts = [part for step in steps if isinstance(step, torch.nn.Module) for part in step.modules()]
+    parts = with_inner(recipe(name, preprocessing=PREPROCESSING))
     assert not [part for part in parts if "Flip" in type(part).__name__]
 
 
@@ -164,3 +171,49 @@ def test_strong_draws_operations_that_standard_never_draws() -> None:
     boxes = [float((strong(bright, seed=seed).abs() < 0.001).all(0).float().mean()) for seed in range(100)]
     assert 10 <= sum(0.01 < share < 0.5 for share in boxes) <= 85
     assert all((standard(bright, seed=seed).abs() > 0.001).all() for seed in range(50))
+
+
+OCR = {
+    "RandomResizedCrop": "scale=(0.7, 1.0), ratio=(0.85, 1.18)",
+    "RandomAffine": "degrees=[-25.0, 25.0], translate=(0.1, 0.1), scale=(0.85, 1.15), shear=[-15.0, 15.0, -15.0, 15.0]",
+    "RandomPerspective": "p=0.4, distortion_scale=0.3",
+    "ColorJitter": "brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.1, 0.1)",
+    "GaussianBlur": "kernel_size=(7, 7), sigma=[0.5, 3.5]",
+    "JpegCompression": "p=0.7, quality=(5, 55)",
+    "Pixelate": "p=0.4, scale=(0.1, 0.5)",
+    "Downscale": "p=0.5, scale=(0.1, 0.45)",
+    "GaussianNoise": "p=0.6, sigma=(10, 40)",
+    "ZoomIn": "p=1, scale=(0.5, 1.0)",
+    "ZoomOut": "p=1, factor=(1.1, 2.0)",
+    "RandomErasing": "p=0.3, scale=(0.02, 0.2)",
+}
+STRONG = {
+    "RandomResizedCrop": "scale=(0.35, 1.0)",
+    "RandAugment": "num_ops=2, magnitude=9",
+    "RandomErasing": "p=0.25, scale=(0.02, 0.33)",
+}
+
+
+@pytest.mark.parametrize(("name", "stages"), [("ocr", OCR), ("strong", STRONG)])
+def test_the_stages_of_a_recipe_are_those_of_the_manual(name: Recipe, stages: dict[str, str]) -> None:
+    steps = recipe(name, preprocessing=PREPROCESSING)
+    described = {type(part).__name__: repr(part) for part in with_inner(steps)}
+    assert [stage for stage in described if stage in stages] == list(stages), "all of them, in this order"
+    for stage, settings in stages.items():
+        assert settings in described[stage]
+
+
+def test_most_of_ocr_s_degradations_happen_together() -> None:
+    steps = recipe("ocr", preprocessing=PREPROCESSING)
+    [together] = [step for step in steps if isinstance(step, v2.RandomApply)]
+    assert together.p == 0.85
+
+
+def test_ocr_sees_the_whole_image_and_not_what_evaluation_crops() -> None:
+    wide = np.zeros((40, 120, 3), np.uint8)
+    wide[:, :12] = 255  # Evaluation's square in the middle does not reach it.
+    preprocessing = Preprocessing((40, 40), mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert evaluation_array(Image.fromarray(wide), preprocessing).max() < 0.1
+    crop = recipe("ocr", preprocessing=Preprocessing((40, 40), crop_mode="squash", crop_pct=1.0))[:2]
+    squashed = crop[0](Image.fromarray(wide))
+    assert np.asarray(squashed)[:, :4].min() > 200

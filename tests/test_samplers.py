@@ -34,8 +34,6 @@ def reference_shares(weights: NDArray[np.float64], *, count: int, replacement: b
 
 def test_balanced_draws_all_classes_equally_often() -> None:
     np.testing.assert_allclose(class_shares(Balanced()), 1 / 3, atol=0.02)
-    assert Balanced.balances
-    assert not Weighted.balances
 
 
 def test_weighted_draws_as_the_names_say_and_unlisted_classes_weigh_one() -> None:
@@ -62,7 +60,13 @@ def test_without_replacement_no_sample_comes_twice() -> None:
     for epoch in range(5):
         drawn = order(Balanced(replacement=False, num_samples=40), epoch=epoch)
         assert len(set(drawn.tolist())) == 40
-    assert sorted(order(Balanced(replacement=False)).tolist()) == list(range(100))
+    assert sorted(order(Balanced(replacement=False, num_samples=100)).tolist()) == list(range(100))
+
+
+def test_without_replacement_rare_classes_are_spread_over_the_epoch() -> None:
+    """They are drawn first, and must not be trained on first."""
+    places = [np.flatnonzero(LABELS[order(Balanced(False, num_samples=100), epoch=epoch)] == 2) for epoch in range(50)]
+    assert 45 < np.mean(places) < 55
 
 
 def test_with_replacement_rare_samples_come_often() -> None:
@@ -78,10 +82,10 @@ def test_an_epoch_has_as_many_samples_as_asked_for(count: int) -> None:
 
 @pytest.mark.parametrize("replacement", [True, False])
 def test_epochs_and_seeds_draw_differently_and_always_the_same(replacement: bool) -> None:
-    sampler = Balanced(replacement=replacement)
+    sampler = Balanced(replacement, num_samples=100)
     draws = [order(sampler, seed=seed, epoch=epoch).tolist() for seed, epoch in [(1, 0), (1, 1), (2, 0)]]
     assert len({tuple(draw) for draw in draws}) == 3
-    assert order(Balanced(replacement=replacement), seed=1, epoch=1).tolist() == draws[1]
+    assert order(Balanced(replacement, num_samples=100), seed=1, epoch=1).tolist() == draws[1]
 
 
 def test_the_draw_never_changes() -> None:
@@ -128,7 +132,7 @@ def test_more_samples_than_there_are_need_replacement() -> None:
     with pytest.raises(UserError, match=r"num_samples=101 is more than the 100 .* replacement: true"):
         order(Balanced(replacement=False, num_samples=101))
     with pytest.raises(UserError, match=r"num_samples=100 is more than the 40"):
-        order(Weighted({"0": 0}, replacement=False))
+        order(Weighted({"0": 0}, replacement=False, num_samples=100))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +141,7 @@ def test_more_samples_than_there_are_need_replacement() -> None:
         ({"weights": {"1": -1}}, r"weights\['1'\]=-1 must be a number from 0 upwards"),
         ({"weights": {"1": float("inf")}}, r"weights\['1'\]=inf"),
         ({"weights": {}, "num_samples": 0}, "num_samples=0 must be 1 or more"),
+        ({"weights": {}, "replacement": False}, "without replacement and num_samples an epoch is all samples"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:

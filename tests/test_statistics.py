@@ -79,6 +79,7 @@ def test_a_proportion_of_another_confidence_has_another_interval() -> None:
         (8, 2, 0.109375),
         (15, 4, 0.0192108154296875),
         (121, 59, 4.4344492637551645e-06),
+        (600, 500, 0.0028195449914364284),
     ],
 )
 def test_a_difference_of_two_classifiers_is_as_likely_as_the_binomial_test_says(

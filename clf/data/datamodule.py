@@ -23,7 +23,7 @@ from clf.data.loading import (
     train_tensor,
 )
 from clf.data.roots import Layout, folder_of, open_roots
-from clf.data.samplers import Balanced, Sampler
+from clf.data.samplers import Balanced, Sampler, Weighted
 from clf.data.samples import Sample, Source, Split
 from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
 from clf.data.synthetic import SyntheticJerseys
@@ -74,7 +74,10 @@ class ImageData(LightningDataModule):
             digits; ``standard``, ``strong``; or a list of transforms by class_path, torchvision's v2 or
             clf.degradations.
         sampler: How often training draws which samples: ``none`` shows each once an epoch, ``balanced`` all classes
-            equally often; clf.data.samplers.Weighted, or a sampler of your own, by class_path.
+            equally often, ``weighted`` by ``sampler_weights``; or a sampler by class_path, e.g.
+            clf.data.samplers.Balanced with ``num_samples``, or your own.
+        sampler_weights: For ``weighted``: how often samples of a class are drawn, by the name of the class; unlisted
+            classes have 1.
         val_fraction: Share of train that becomes validation where the data has none, in (0, 1).
         on_unknown_label: Whether a label in validation or test that train lacks stops the run (``error``), or its
             samples are left out (``skip``).
@@ -100,6 +103,7 @@ class ImageData(LightningDataModule):
         train_only: dict[str, Value | list[Value]] | None = None,
         augment: Recipe | list[Callable[..., Any]] = "standard",
         sampler: Literal["none", "balanced", "weighted"] | Sampler = "none",
+        sampler_weights: dict[str, float] | None = None,
         val_fraction: float = 0.1,
         on_unknown_label: Literal["error", "skip"] = "error",
         batch_size: int = 64,
@@ -125,7 +129,7 @@ class ImageData(LightningDataModule):
             )
         self.root = root
         self.augment = augment
-        self.sampler = _named_sampler(sampler) if isinstance(sampler, str) else sampler
+        self.sampler = _choose_sampler(sampler, sampler_weights)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.predict = predict
@@ -180,9 +184,9 @@ class ImageData(LightningDataModule):
         return self._catalogue.classes
 
     @property
-    def balanced(self) -> bool:
-        """Whether training draws all classes equally often."""
-        return self.sampler is not None and self.sampler.balances
+    def resampled(self) -> bool:
+        """Whether training draws classes more or less often than they occur."""
+        return self.sampler is not None
 
     @property
     def class_counts(self) -> list[int]:
@@ -249,7 +253,7 @@ class ImageData(LightningDataModule):
         transform = TrainTransform(self.augment, preprocessing=self._bound_preprocessing)
         pixels = partial(train_tensor, transform=transform, seed=self.seed)
         place = {"batch_size": self.batch_size, "world_size": self._world_size}
-        count = len(self._train_order(epoch=0))
+        count = len(self.samples("train")) if self.sampler is None else self.sampler.count(self._train_labels)
 
         def plan() -> Iterator[list[Key]]:
             epoch, skip = self._progress()
@@ -360,13 +364,20 @@ class ImageData(LightningDataModule):
             self._said.add(line)
 
 
-def _named_sampler(name: Literal["none", "balanced", "weighted"]) -> Sampler | None:
-    if name == "weighted":
-        raise UserError(
-            "data.sampler=weighted needs weights: write data.sampler: {class_path: clf.data.samplers.Weighted, "
-            'init_args: {weights: {"NAME OF CLASS": 2.0}}}'
-        )
-    return Balanced() if name == "balanced" else None
+def _choose_sampler(
+    sampler: Literal["none", "balanced", "weighted"] | Sampler, weights: dict[str, float] | None
+) -> Sampler | None:
+    if sampler == "weighted":
+        if not weights:
+            raise UserError(
+                'data.sampler=weighted needs data.sampler_weights, e.g. {"00": 2.0} to draw class 00 twice as often'
+            )
+        return Weighted(weights)
+    if weights is not None:
+        raise UserError("data.sampler_weights is for data.sampler=weighted; set that, or remove the weights")
+    if isinstance(sampler, Sampler):
+        return sampler
+    return Balanced() if sampler == "balanced" else None
 
 
 def _require(holds: bool, what: str, fix: str) -> None:

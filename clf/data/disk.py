@@ -16,7 +16,9 @@ class Disk:
         """Whether there is such a file."""
         folder, name = os.path.split(path)
         if folder not in self._names:
-            self._names[folder] = frozenset(name for name, _ in _entries(folder))
+            self._names[folder] = frozenset(
+                name for name, is_link in _entries(folder) if not is_link or os.path.exists(os.path.join(folder, name))
+            )
         return name in self._names[folder]
 
     def real(self, path: str) -> str:

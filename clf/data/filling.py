@@ -9,7 +9,9 @@ from PIL import Image
 
 from clf.data.layout import near
 from clf.data.rendering import is_number
+from clf.data.roots import open_roots
 from clf.data.samples import Sample
+from clf.data.tables import RowKeys
 from clf.errors import UserError
 
 TIGHTNESS: Final = 0.6  # In crops that detectors make of numbers, the digits take 0.5 to 0.7 of the height.
@@ -26,9 +28,7 @@ def train_samples(root: str, *, label_key: str | None = None) -> list[Sample]:
     Raises:
         UserError: If there is no such dataset, or it has no training split.
     """
-    from clf.data.datamodule import ImageData  # Here: it needs Lightning and torch, and other rendering does not.
-
-    if samples := ImageData(root=root, label_key=label_key).source.samples("train"):
+    if samples := open_roots([root], layout="auto", keys=RowKeys(label=label_key)).samples("train"):
         return samples
     raise UserError(f"--fill={root!r} has no train split{near(root)}; only training images are counted and added")
 

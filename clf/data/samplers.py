@@ -16,19 +16,21 @@ class Sampler:
     """Draws an epoch's samples by weight; subclass it and override `sample_weights` for weights of your own.
 
     Args:
-        replacement: Whether a sample may come several times in an epoch, as rare classes then do. Without, heavier
-            samples come earlier, so that with few ``num_samples`` light ones are left out.
+        replacement: Whether a sample may come several times in an epoch, as rare classes then do. Without, light ones
+            are left out, as far as ``num_samples`` allows; it must then be given.
         num_samples: Samples in an epoch, over all processes; null takes as many as there are.
     Raises:
         ValueError: If num_samples is not positive.
     """
 
-    balances = False
-    """Whether all classes are drawn equally often, which class weights in the loss would correct a second time."""
-
     def __init__(self, replacement: bool = True, num_samples: int | None = None) -> None:
         if num_samples is not None and num_samples < 1:
             raise UserError(f"{self._name}: num_samples={num_samples} must be 1 or more")
+        if not replacement and num_samples is None:
+            raise UserError(
+                f"{self._name}: without replacement and num_samples an epoch is all samples, whatever their weights; "
+                "give num_samples, or replacement: true"
+            )
         self.replacement = replacement
         self.num_samples = num_samples
 
@@ -69,7 +71,9 @@ class Sampler:
         count = self.count(labels)
         if self.replacement:
             return _draw_with_replacement(weights, random_bits(count, seed=seed, epoch=epoch))
-        return _draw_without_replacement(weights, random_bits(len(labels), seed=seed, epoch=epoch))[:count]
+        bits = random_bits(len(labels) + count, seed=seed, epoch=epoch)
+        drawn = _draw_without_replacement(weights, bits[: len(labels)])[:count]
+        return drawn[np.argsort(bits[len(labels) :], kind="stable")]  # The heavy ones were drawn first.
 
     def _checked_weights(self, labels: Labels, *, classes: Sequence[str]) -> Weights:
         weights = np.asarray(self.sample_weights(labels, classes=classes), np.float64)
@@ -89,8 +93,6 @@ class Sampler:
 
 class Balanced(Sampler):
     """Draws every class equally often, however many samples it has."""
-
-    balances = True
 
     def sample_weights(self, labels: Labels, *, classes: Sequence[str]) -> Weights:
         """Weigh by 1 / (samples of the class)."""
