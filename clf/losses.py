@@ -1,7 +1,7 @@
 """Losses over logits, and the corrections for rare classes that reach them."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,14 @@ ClassWeights = Literal["none", "inverse", "effective"]
 
 CORRECTIONS = ("class_weights", "log_prior")
 """Buffers of a loss that come from the training labels and travel in the checkpoint."""
+
+
+@runtime_checkable
+class WeightedMean(Protocol):
+    """A loss whose mean divides by the weight of the labels, which the mean over several batches must know."""
+
+    def weigh(self, labels: Tensor) -> Tensor:
+        """Sum up the weights of a batch's labels, scalar."""
 
 
 class CrossEntropy(nn.Module):
@@ -59,7 +67,11 @@ class CrossEntropy(nn.Module):
         if weight is None or labels.ndim == 1:
             return functional.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing)
         total = functional.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing, reduction="sum")
-        return total / (labels * weight).sum()
+        return total / self.weigh(labels)
+
+    def weigh(self, labels: Tensor) -> Tensor:
+        """Sum up the weights of a batch's labels, scalar."""
+        return _total_weight(labels, self.class_weights)
 
 
 class Focal(nn.Module):
@@ -103,7 +115,11 @@ class Focal(nn.Module):
         terms = -smooth(targets, self.label_smoothing) * doubts**self.gamma * log_probs
         if self.class_weights is None:
             return terms.sum(1).mean()
-        return (terms * self.class_weights).sum() / (targets * self.class_weights).sum()
+        return (terms * self.class_weights).sum() / self.weigh(targets)
+
+    def weigh(self, labels: Tensor) -> Tensor:
+        """Sum up the weights of a batch's labels, scalar."""
+        return _total_weight(labels, self.class_weights)
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -220,6 +236,12 @@ def correct_imbalance(
         loss.register_buffer("class_weights", class_weights(counts, scheme, beta=beta))
     if adjusts:
         loss.register_buffer("log_prior", log_prior(counts))
+
+
+def _total_weight(labels: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return torch.full((), float(len(labels)), device=labels.device)
+    return weights[labels].sum() if labels.ndim == 1 else (labels * weights).sum()
 
 
 def _shares(labels: Tensor, logits: Tensor) -> Tensor:

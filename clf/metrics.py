@@ -135,7 +135,7 @@ class EvaluationMetrics(nn.Module):
     def __init__(self, num_classes: int, stage: Stage, *, auroc: bool = False) -> None:
         super().__init__()
         self.stage = stage
-        self.loss, self.images = _sum(), _sum()
+        self.loss, self.weight = _sum(), _sum()
         self.images_per_class = [0] * num_classes
         # Labels come from our own class list; looking at them would wait for the GPU at every batch.
         unchecked: dict[str, Any] = {"validate_args": False}
@@ -154,10 +154,14 @@ class EvaluationMetrics(nn.Module):
             compute_groups=[["acc_top1"], ["acc_top5"], ["f1_macro", "precision_macro", "recall_macro", "per_class"]],
         )
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: loss scalar, logits float32 (N, C), labels int64 (N,)."""
-        self.loss.update(loss * len(labels))
-        self.images.update(_count(labels))
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> None:
+        """Add a batch: loss scalar, logits float32 (N, C), labels int64 (N,).
+
+        The batch's loss counts by ``weight``, what its mean was divided by; by default the number of images.
+        """
+        weight = _count(labels) if weight is None else weight
+        self.loss.update(loss * weight)
+        self.weight.update(weight)
         self.metrics.update(logits, labels)
         # Probabilities: torchmetrics takes logits that happen to lie in [0, 1] for such.
         probs = logits.softmax(1)
@@ -173,7 +177,7 @@ class EvaluationMetrics(nn.Module):
         for index, (correct, images) in enumerate(zip(true_positives, support, strict=True)):
             if images > 0:
                 values[f"acc_class_{index}"] = correct / images
-        values |= {"loss": self.loss.compute() / self.images.compute(), "ece": self.ece.compute()}
+        values |= {"loss": self.loss.compute() / self.weight.compute(), "ece": self.ece.compute()}
         comparable = (support > 0) & (support < support.sum())
         if self.auroc is not None and comparable.any():
             per_class: Tensor = self.auroc.compute()  # (C,)
@@ -183,7 +187,7 @@ class EvaluationMetrics(nn.Module):
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metric in (self.loss, self.images, self.ece, self.metrics):
+        for metric in (self.loss, self.weight, self.ece, self.metrics):
             metric.reset()
         if self.auroc is not None:
             self.auroc.reset()

@@ -44,12 +44,16 @@ def build_optimizer(
         module: What is trained; a loss may have parameters, too.
         network: The part of it that has layers.
         layer_decay: See `layer_groups`; 1 gives all layers the same rate.
+    Raises:
+        UserError: If the optimizer chooses its rate itself, or the network cannot be split into layers.
     """
-    if layer_decay == 1:
-        return make(parameter_groups(module))
-    optimizer = make(layer_groups(module, network, layer_decay=layer_decay))
+    groups = parameter_groups(module) if layer_decay == 1 else layer_groups(module, network, layer_decay=layer_decay)
+    optimizer = make(groups)
     for group in optimizer.param_groups:
-        group["lr"] *= group["lr_scale"]
+        if group["lr"] is None:
+            name = type(optimizer).__name__
+            raise UserError(f"model.optimizer={name} has no rate that could be scheduled; set model.optimizer.lr")
+        group["lr"] *= group.get("lr_scale", 1.0)
     return optimizer
 
 

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from clf.config import COMMAND_LINE, where
 from clf.errors import UserError, did_you_mean
+from clf.yamlfile import FLOAT, FLOAT_STARTS
 
 
 def _number(value: Any) -> Number:
@@ -35,6 +36,7 @@ register_type(
     deserializer=_number,
     type_check=lambda value, _: isinstance(value, Number) and not isinstance(value, bool),
 )
+yaml.SafeDumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, FLOAT_STARTS)  # or the text 1e3 is not quoted
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 Origin = Callable[[str], str]
@@ -167,7 +169,9 @@ def shorten(message: str, *, known: Iterable[str], origin: Origin) -> str:
         return f"{match[1]}={match[2]}{where(COMMAND_LINE)}: give a YAML file, or single keys: --{match[1]}.KEY VALUE"
     key, block = _innermost(message)
     problem = _argument_problem(message, key, origin) or _class_problem(block, key, origin)
-    return problem or _value_problem(block, key, origin) or re.sub(r"\s+", " ", message).strip()
+    problem = problem or _value_problem(block, key, origin) or re.sub(r"\s+", " ", message).strip()
+    # A flag for an argument of a class where no class stands.
+    return re.sub(r"=NestedArg\(key='([^']+)', val='?(.*?)'?\)", r".\1=\2", problem)
 
 
 def _nearest_key(word: str, known: Iterable[str]) -> str:

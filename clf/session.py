@@ -1,6 +1,5 @@
 """The run directory around one command: made or found, compared with what was saved, and never left empty."""
 
-import json
 import logging
 import os
 import secrets
@@ -88,10 +87,19 @@ class Session:
     @cached_property
     def run_id(self) -> str:
         """What identifies the run to trackers; stays the same when it is resumed."""
+        return str(self._saved_facts.get("run_id") or secrets.token_hex(4))
+
+    @cached_property
+    def _saved_facts(self) -> dict[str, Any]:
+        """What an earlier command wrote into ``environment.json``; empty for a new run."""
         assert self.run is not None, "a session is opened before it is identified"
-        facts = self.run.path / "environment.json"
-        known = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
-        return str(known.get("run_id") or secrets.token_hex(4))
+        return results.read(self.run.path / "environment.json")
+
+    def is_other_data(self, fingerprint: str) -> bool:
+        """Tell whether a resumed run was trained on other data until now."""
+        if not self.resumes or self.run is None or "data" not in self._saved_facts:
+            return False
+        return bool(self._saved_facts["data"]["fingerprint"] != fingerprint)
 
     def is_finished(self, config: dict[str, Any]) -> bool:
         """Tell whether a resumed run has nothing left to do under a configuration."""

@@ -13,12 +13,17 @@ _INSTALLED = Path(__file__).parent / "configs"
 SHIPPED = (_INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs").resolve()
 """Folder of the shipped configs: inside the installed package, or beside it in a checkout."""
 
-_FLOAT = r"""[-+]?(?:
+FLOAT = re.compile(
+    r"""[-+]?(?:
       \d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?
     | \d[\d_]*[eE][-+]?\d+
     | \.\d[\d_]*(?:[eE][-+]?\d+)?
     | \.(?:inf|Inf|INF)
-    )$ | \.(?:nan|NaN|NAN)$"""
+    )$ | \.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+"""What is a number here, and what a saved text must be quoted for: also 1e3, which YAML 1.1 takes for text."""
+FLOAT_STARTS = list("-+0123456789.")
 _INT = r"[-+]?(?:0|[1-9][\d_]*|0x[\da-fA-F]+)$"
 
 
@@ -54,7 +59,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":timestamp", ":float", ":int"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT, re.VERBOSE), list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, FLOAT_STARTS)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(_INT), list("-+0123456789"))
 
 

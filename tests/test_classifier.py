@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CLASSES, VAL, Loader, Net, fit, from_yaml, tiny
+from tiny import CLASSES, VAL, Loader, Net, batch, fit, from_yaml, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
@@ -17,7 +17,7 @@ from clf.callbacks.checkpoint import Checkpoint
 from clf.checkpoints import read_facts
 from clf.classifier import Batch, Classifier
 from clf.errors import UserError
-from clf.losses import CrossEntropy
+from clf.losses import BinaryCrossEntropy, CrossEntropy, Focal
 
 COUNTS = [1, 1, 2]
 INVERSE = [1.2, 1.2, 0.6]  # 1/1, 1/1 and 1/2, made to sum to 3
@@ -128,6 +128,29 @@ def test_inverse_class_weights_reach_the_loss(tmp_path: Path) -> None:
     expected = mean_loss(weighed, VAL[0], weight=torch.tensor(INVERSE), label_smoothing=0.1)
     assert val_loss(tmp_path, weighed) == pytest.approx(expected)
     assert val_loss(tmp_path, tiny()) != pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "scheme"),
+    [
+        *((loss(), scheme) for loss in (CrossEntropy, Focal, BinaryCrossEntropy) for scheme in ("inverse", "none")),
+        (nn.CrossEntropyLoss(), "none"),
+    ],
+    ids=str,
+)
+def test_the_loss_of_an_evaluation_is_that_of_all_images_at_once(loss: nn.Module, scheme: Any, tmp_path: Path) -> None:
+    """However they are dealt into batches."""
+    classifier = tiny(class_counts=COUNTS, class_weights=scheme, loss=loss)
+    whole = batch(0, 0, 0, 1, 2, 2, 0, seed=6)
+    losses = []
+    for sizes in ([7], [3, 4], [1] * 7):
+        parts = {key: value.split(sizes) for key, value in whole.items()}
+        batches = [{key: parts[key][i] for key in parts} for i in range(len(sizes))]
+        [metrics] = trainer(tmp_path, enable_checkpointing=False).validate(classifier, Loader(batches), verbose=False)
+        losses.append(metrics["val/loss"])
+    with torch.no_grad():
+        expected = float(classifier.eval().loss(classifier(whole["images"]), whole["labels"]))
+    assert losses == pytest.approx([expected] * 3, rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")  # there is nothing to train

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import draw
 from test_cli import FIT, folder, table, weights
 
 from clf.main import main
@@ -68,6 +69,15 @@ def test_a_run_directory_that_was_copied_elsewhere_goes_on_there(
     assert main(["fit", "--ckpt_path", str(tmp_path / "kept/run/checkpoints/last.ckpt"), *words]) == 0
     assert len(table(str(tmp_path / "kept/run/metrics.csv"))) == 2
     assert Path("runs/latest").resolve() == tmp_path / "kept" / "run"
+
+
+def test_data_that_changed_since_is_mentioned(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert "was trained on until now" not in caplog.text
+    draw(next(Path("images/train").iterdir()) / "new.png", seed=1)
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
+    assert caplog.text.count("data: not the images and labels that runs/tiny/001 was trained on until now") == 1
 
 
 def test_n_counts_the_images_that_were_scored(folder: Path) -> None:

@@ -263,3 +263,12 @@ def test_optimizers_of_torch_and_timm_train_by_class_path(optimizer: str, tmp_pa
     [used] = fit(tmp_path, classifier, max_epochs=1).optimizers
     assert f".{type(used).__name__}," in optimizer
     assert set(names_that_differ(before, weights(classifier))) == set(before)
+
+
+def test_an_optimizer_that_chooses_its_own_rate_must_be_given_one(tmp_path: Path) -> None:
+    def yaml(rate: str) -> str:
+        return f"network: {{class_path: tiny.Net}}, optimizer: {{class_path: timm.optim.Adafactor, init_args: {rate}}}"
+
+    with pytest.raises(UserError, match=r"model.optimizer=Adafactor has no rate .*; set model.optimizer.lr"):
+        fit(tmp_path, from_yaml(yaml("{lr: null}")))
+    fit(tmp_path, from_yaml(yaml("{lr: 0.01}")), max_epochs=1)

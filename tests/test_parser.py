@@ -14,6 +14,7 @@ from datasets import touch
 from clf.errors import UserError
 from clf.main import main
 from clf.parser import Parser, shorten
+from clf.yamlfile import parse_yaml
 
 HERE = " (on the command line)"
 
@@ -168,6 +169,9 @@ ON_THE_COMMAND_LINE = {
     "--data.augment [lihgt]": (
         f"data.augment=['lihgt']{HERE}: expected none, light, standard, ocr, strong or a class_path"
     ),
+    "--data.sampler balanced --data.sampler.replacement false": (
+        f"data.sampler.replacement=false{HERE}: expected none, balanced, weighted or a class_path"
+    ),
     "--data 5": f"data=5{HERE}: give a YAML file, or single keys: --data.KEY VALUE",
     "--trainer cpu": f"trainer=cpu{HERE}: give a YAML file, or single keys: --trainer.KEY VALUE",
     "--data.seed 3": "data.seed follows seed_everything and cannot be given",
@@ -218,6 +222,23 @@ def test_numbers_of_other_libraries_transforms_survive_being_saved(
     rotation = {"class_path": "torchvision.transforms.v2.RandomRotation", "init_args": {"degrees": degrees}}
     [printed] = resolved("", capfd, text=f"data.augment: {json.dumps([rotation])}")["data"]["augment"]
     assert printed["init_args"]["degrees"] == degrees
+
+
+@pytest.mark.parametrize("text", ["1e3", "5e10", "00", "1_0", "true", "null", "0x1f"])
+def test_text_that_looks_like_something_else_is_saved_as_text(
+    workdir: Path, capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    """A class may be called 1e3. What is printed is what a run saves, and resumes from."""
+    quoted = json.dumps(text)
+    keys = f"data: {{train_only: {{source: {quoted}}}, sampler: weighted, sampler_weights: {{{quoted}: 2}}}}"
+    Path("my.yaml").write_text(keys)
+    printed = []
+    for name in ("my.yaml", "again.yaml"):
+        assert main(["fit", "--config", name, "--print_config"]) == 0
+        printed.append(capfd.readouterr().out)
+        Path("again.yaml").write_text(printed[-1])
+        data = parse_yaml(printed[-1])["data"]
+        assert (data["train_only"], data["sampler_weights"]) == ({"source": text}, {text: 2.0})
 
 
 def test_flags_win_wherever_they_stand(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:

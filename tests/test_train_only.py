@@ -97,6 +97,12 @@ def test_key_that_no_image_has_is_refused_with_the_nearest(tmp_path: Path) -> No
         image_data(tmp_path / "b", train_only=RENDERED).setup("fit")
 
 
+def test_value_that_no_image_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    root = dataset(tmp_path, train=4)
+    with pytest.raises(UserError, match=r"source=Rendered, which no image .* 'rendered'\); did you mean 'rendered'"):
+        image_data(root, train_only={"source": "Rendered"}).setup("fit")
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_plain_columns_of_a_manifest_decide_as_well(tmp_path: Path, suffix: str) -> None:
     made = [

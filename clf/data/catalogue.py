@@ -165,7 +165,7 @@ class Catalogue:
             if found and not kept:
                 raise UserError(f"{self.source}: data.exclude leaves no image in {split}; shorten the lists")
             if split == "train" and found and self._train_only:
-                self._train_only.require_keys(kept, where=str(self.source))
+                self._train_only.require_known(kept, where=str(self.source))
             self._listed[split] = kept
         return self._listed[split]
 

@@ -1,7 +1,7 @@
 """Images that are for training alone, told by their metadata: rendered ones, say, are no measure of real ones."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from clf.data.samples import Sample
 from clf.errors import UserError, did_you_mean
@@ -35,11 +35,11 @@ class TrainOnly:
             key in sample.metadata and _text(sample.metadata[key]) in values for key, values in self._facts.items()
         )
 
-    def require_keys(self, samples: Iterable[Sample], *, where: str) -> None:
-        """Refuse a key that no sample has: misspelt, it would let all into validation.
+    def require_known(self, samples: Sequence[Sample], *, where: str) -> None:
+        """Refuse a key or value that no sample has: misspelt, it would let all into validation.
 
         Raises:
-            UserError: Naming the key and the nearest one that there is.
+            UserError: Naming it and the nearest one that there is.
         """
         there = {key for sample in samples for key in sample.metadata}
         if missing := next((key for key in self._facts if key not in there), None):
@@ -48,6 +48,14 @@ class TrainOnly:
                 f"{where}: data.train_only names {missing!r}, which no image of train has in its metadata ({found})"
                 f"{did_you_mean(missing, there)}"
             )
+        for key, values in self._facts.items():
+            there = {_text(sample.metadata[key]) for sample in samples if key in sample.metadata}
+            if lost := sorted(values - there):
+                some = ", ".join(repr(value) for value in sorted(there)[:3])
+                raise UserError(
+                    f"{where}: data.train_only has {key}={lost[0]}, which no image of train has (there are: {some}"
+                    f"{', …' if len(there) > 3 else ''}){did_you_mean(lost[0], there)}"
+                )
 
 
 def _text(value: object) -> str:
