@@ -131,7 +131,8 @@ def fill_placeholders(value: Any, *, run: Run, run_id: str) -> Any:
     """
     if isinstance(value, str):
         name = f"{run.name}/{run.path.name}"
-        return value.replace("{run}", str(run.path)).replace("{name}", name).replace("{id}", run_id)
+        # Absolute: a tracker may write from a process of its own, in another working folder.
+        return value.replace("{run}", str(run.path.absolute())).replace("{name}", name).replace("{id}", run_id)
     if isinstance(value, list):
         return [fill_placeholders(item, run=run, run_id=run_id) for item in value]
     if isinstance(value, dict):

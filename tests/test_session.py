@@ -204,7 +204,7 @@ def test_loggers_learn_the_run_s_directory_name_and_id() -> None:
     assert fill_placeholders(wanted, run=run, run_id="1a2b") == [
         {
             "init_args": {
-                "save_dir": "runs/resnet18/003/wandb",
+                "save_dir": f"{Path.cwd()}/runs/resnet18/003/wandb",
                 "name": "resnet18/003 (1a2b)",
                 "tags": ["1a2b", 1],
                 "log": False,
