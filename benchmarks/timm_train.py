@@ -1,14 +1,16 @@
 """How well timm's own training script does on a dataset, with the network, weights, size and epochs of a run of clf.
 
 The script is not part of the timm package: take ``train.py`` from the repository huggingface/pytorch-image-models, of a
-version that fits the installed timm. Arguments after ``--`` are handed to it and win over the preset's:
-    python benchmarks/timm_train.py --script train.py --root FOLDER --weights FILE --arch resnet18
+version that fits the installed timm. Arguments after ``--`` are handed to it and win over the preset's. What comes out,
+``result.json``, can go into docs/results and the tables there:
+    python benchmarks/timm_train.py --script train.py --root FOLDER --data NAME --weights FILE --arch resnet18
         --preset photos --size 224 --epochs 12 --batch-size 32 --out OUT -- --lr 1e-3
 """
 
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -22,11 +24,12 @@ from timm.data.dataset_factory import create_dataset
 from timm.data.loader import create_loader
 from timm.models import create_model, load_checkpoint
 from torch import nn
-from torchmetrics.classification import MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from clf import results
 from clf.data.datamodule import ImageData
-from clf.data.layout import SPLITS
 from clf.data.samples import Split
+from clf.environment import device_name
 from clf.statistics import Proportion
 
 FOLDERS: dict[Split, str] = {"train": "train", "val": "validation", "test": "test"}
@@ -57,6 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--script", type=Path, required=True, help="timm's train.py")
     parser.add_argument("--root", type=Path, required=True, help="dataset, as data.root of clf")
     parser.add_argument("--weights", type=Path, required=True, help="starting weights, a file")
+    parser.add_argument("--data", required=True, help="what to call the dataset in the tables of results")
     parser.add_argument("--arch", required=True, help="timm's name of the network")
     parser.add_argument("--preset", choices=PRESETS, required=True, help="what the images show")
     parser.add_argument("--size", type=int, required=True, help="pixels of a side")
@@ -132,15 +136,16 @@ def load(checkpoint: Path, *, arch: str, num_classes: int) -> nn.Module:
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def score(predicted: torch.Tensor, labels: torch.Tensor, *, num_classes: int) -> tuple[Proportion, dict[str, Any]]:
-    top1 = Proportion(int((predicted == labels).sum()), len(labels))
-    f1 = MulticlassF1Score(num_classes, average="macro")(predicted, labels)
-    return top1, {
-        "n": top1.n,
-        "acc_top1": top1.value,
-        "acc_top1_interval": list(top1.interval()),
-        "f1_macro": float(f1),
-    }
+def score(predicted: torch.Tensor, labels: torch.Tensor, *, classes: list[str]) -> dict[str, Any]:
+    """Sum up predictions as a run's ``metrics.json`` does."""
+    top1 = MulticlassAccuracy(len(classes), average="micro")(predicted, labels)
+    by_class = MulticlassAccuracy(len(classes), average="none")(predicted, labels)
+    f1 = MulticlassF1Score(len(classes), average="macro")(predicted, labels)
+    metrics = {"val/acc_top1": float(top1), "val/f1_macro": float(f1)}
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    metrics |= {f"val/acc_class_{i}": float(by_class[i]) for i, count in enumerate(counts) if count}
+    summary = results.summarise(metrics, split="val", images=dict(zip(classes, counts, strict=True)))
+    return {key: value for key, value in summary.items() if not key.startswith("acc_class_")}
 
 
 def main() -> None:
@@ -157,31 +162,32 @@ def main() -> None:
     minutes = (time.perf_counter() - start) / 60
 
     # Every epoch is scored again, since the script chose its best by the middle of the images.
-    by_epoch: dict[int, tuple[Proportion, dict[str, Any]]] = {}
+    by_epoch: dict[int, dict[str, Any]] = {}
     checkpoints = {int(re.findall(r"\d+", path.name)[0]): path for path in args.out.glob("run/checkpoint-*.pth.tar")}
     for epoch, checkpoint in sorted(checkpoints.items()):
         network = load(checkpoint, arch=args.arch, num_classes=num_classes)
-        by_epoch[epoch] = score(*predict(network, "val", folder=folder, args=args), num_classes=num_classes)
-    best = max(by_epoch, key=lambda epoch: by_epoch[epoch][0].successes)  # The first of equals.
+        by_epoch[epoch] = score(*predict(network, "val", folder=folder, args=args), classes=data.classes)
+    best = max(by_epoch, key=lambda epoch: by_epoch[epoch]["acc_top1"])  # The first of equals.
     network = load(checkpoints[best], arch=args.arch, num_classes=num_classes)
-    val, test = by_epoch[best], score(*predict(network, "test", folder=folder, args=args), num_classes=num_classes)
+    val, test = by_epoch[best], score(*predict(network, "test", folder=folder, args=args), classes=data.classes)
     result = {
-        "what": "timm train.py",
-        "command": ["python", "train.py", *words],
-        "data": {"name": args.root.resolve().name, "classes": num_classes}
-        | {split: len(data.samples(split)) for split in SPLITS},
-        "evaluation": EVALUATION[args.preset],
+        "config": "timm's train.py",
+        "data": args.data,
+        "command": shlex.join(["python", "train.py", *words]),
+        "device": device_name("cpu"),
+        "epochs": args.epochs,
+        "minutes": round(minutes, 1),
         "versions": {name: version(name) for name in ("timm", "torch", "torchvision")},
-        "minutes": round(minutes, 2),
+        "evaluation": EVALUATION[args.preset],
         "best_epoch": best,
-        "val_acc_top1_by_epoch": [round(top1.value, 4) for top1, _ in by_epoch.values()],
-        "val": val[1],
-        "test": test[1],
+        "val": val,
+        "test": test,
     }
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"trained {args.epochs} epochs in {minutes:.1f} minutes, best epoch {best}")
-    for split, (top1, numbers) in (("val", val), ("test", test)):
-        print(f"{split:4} top-1 {top1}, macro F1 {numbers['f1_macro']:.4f}")
+    for split, summary in (("val", val), ("test", test)):
+        top1 = Proportion(round(summary["acc_top1"] * summary["n"]), summary["n"])
+        print(f"{split:4} top-1 {top1}, macro F1 {summary['f1_macro']:.4f}")
 
 
 if __name__ == "__main__":
