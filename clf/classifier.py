@@ -17,7 +17,7 @@ from torch.optim import AdamW
 
 from clf.checkpoints import KEY, Facts
 from clf.errors import UserError
-from clf.losses import CORRECTIONS, ClassWeights, CrossEntropy, WeightedMean, correct_imbalance
+from clf.losses import CORRECTIONS, ClassWeights, CrossEntropy, Loss, correct_imbalance
 from clf.metrics import EvaluationMetrics, Stage, TrainingMetrics
 from clf.networks import Pretrained, build, build_own
 from clf.optim import (
@@ -276,7 +276,7 @@ class Classifier(LightningModule):
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> Batch:
         logits = self._logits(batch["images"])  # (N, C)
         if len(logits):  # of several processes, one may have less to score
-            weight = self.loss.weigh(batch["labels"]) if isinstance(self.loss, WeightedMean) else None
+            weight = self.loss.weigh(batch["labels"]) if isinstance(self.loss, Loss) else None
             metrics.update(self.loss(logits, batch["labels"]), logits, batch["labels"], weight=weight)
         return {"logits": logits, "labels": batch["labels"], "index": batch["index"]}
 

@@ -1,7 +1,7 @@
 """Losses over logits, and the corrections for rare classes that reach them."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +15,49 @@ CORRECTIONS = ("class_weights", "log_prior")
 """Buffers of a loss that come from the training labels and travel in the checkpoint."""
 
 
-@runtime_checkable
-class WeightedMean(Protocol):
-    """A loss whose mean divides by the weight of the labels, which the mean over several batches must know."""
+class Loss(nn.Module):
+    """A mean over images, weighed by class where that is asked for; the base of the losses here.
+
+    The class weights are a buffer and not an argument: they come from the training labels and travel in the checkpoint.
+    The weighted mean divides by the weight of the labels, for soft labels as for class indices (where torch divides
+    soft ones by N): mixing changes the targets and not the scale of the loss.
+
+    Args:
+        label_smoothing: Mass moved off the target and spread over all classes, in [0, 1).
+    Raises:
+        ValueError: If label_smoothing is outside [0, 1).
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, label_smoothing: float) -> None:
+        super().__init__()
+        _require_share("label_smoothing", label_smoothing)
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", None)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the mean loss.
+
+        Args:
+            logits: Unnormalised scores, float (N, C).
+            labels: Class indices, int64 (N,), or the share of each class, float (N, C).
+        Returns:
+            Loss in nats, scalar.
+        """
+        raise NotImplementedError
 
     def weigh(self, labels: Tensor) -> Tensor:
-        """Sum up the weights of a batch's labels, scalar."""
+        """Compute what the mean of a batch divides by, scalar: a mean over several batches must know."""
+        if self.class_weights is None:
+            return torch.full((), float(len(labels)), device=labels.device)
+        return self.class_weights[labels].sum() if labels.ndim == 1 else (labels * self.class_weights).sum()
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(Loss):
     """Cross-entropy with label smoothing, class weights and logit adjustment.
 
-    Class weights and the log prior are buffers and not arguments: they come from the training labels and travel in the
-    checkpoint. The weighted mean divides by the weight of the labels, for soft labels as for class indices (where torch
-    divides soft ones by N): mixing changes the targets and not the scale of the loss.
+    The log prior is a buffer, like the class weights.
 
     Args:
         label_smoothing: Mass moved off the target and spread over all classes, in [0, 1).
@@ -40,27 +69,16 @@ class CrossEntropy(nn.Module):
     Source: Szegedy et al. 2016, arXiv:1512.00567, sec. 7; Menon et al. 2020, arXiv:2007.07314, eq. 10.
     """
 
-    class_weights: Tensor | None
     log_prior: Tensor | None
 
     def __init__(self, label_smoothing: float = 0.1, logit_adjustment: float = 0.0) -> None:
-        super().__init__()
-        _require_share("label_smoothing", label_smoothing)
+        super().__init__(label_smoothing)
         _require_not_negative("logit_adjustment", logit_adjustment)
-        self.label_smoothing = label_smoothing
         self.logit_adjustment = logit_adjustment
-        self.register_buffer("class_weights", None)
         self.register_buffer("log_prior", None)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compute the mean loss.
-
-        Args:
-            logits: Unnormalised scores, float (N, C).
-            labels: Class indices, int64 (N,), or the share of each class, float (N, C).
-        Returns:
-            Loss in nats, scalar; with class weights the weighted mean.
-        """
+        """Compute the mean loss of logits (N, C) and labels (N,) or (N, C), scalar."""
         if self.training and self.log_prior is not None:
             logits = logits + self.logit_adjustment * self.log_prior
         weight, smoothing = self.class_weights, self.label_smoothing
@@ -69,12 +87,8 @@ class CrossEntropy(nn.Module):
         total = functional.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing, reduction="sum")
         return total / self.weigh(labels)
 
-    def weigh(self, labels: Tensor) -> Tensor:
-        """Sum up the weights of a batch's labels, scalar."""
-        return _total_weight(labels, self.class_weights)
 
-
-class Focal(nn.Module):
+class Focal(Loss):
     """Cross-entropy that counts an image the less, the surer the network already is of its label.
 
     The term of a class with probability p is weighed by (1 - p)^gamma. The weighted mean is `CrossEntropy`'s, which
@@ -88,25 +102,13 @@ class Focal(nn.Module):
     Source: Lin et al. 2017, arXiv:1708.02002, eq. 4, with softmax instead of sigmoid.
     """
 
-    class_weights: Tensor | None
-
     def __init__(self, gamma: float = 2.0, label_smoothing: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(label_smoothing)
         _require_not_negative("gamma", gamma)
-        _require_share("label_smoothing", label_smoothing)
         self.gamma = gamma
-        self.label_smoothing = label_smoothing
-        self.register_buffer("class_weights", None)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compute the mean loss.
-
-        Args:
-            logits: Unnormalised scores, float (N, C).
-            labels: Class indices, int64 (N,), or the share of each class, float (N, C).
-        Returns:
-            Loss in nats, scalar; with class weights the weighted mean.
-        """
+        """Compute the mean loss of logits (N, C) and labels (N,) or (N, C), scalar."""
         targets = _shares(labels, logits)
         log_probs = logits.log_softmax(1)  # (N, C)
         # By way of expm1, for the plain difference has no digits left where p is nearly 1; never 0, where a root of it
@@ -117,12 +119,8 @@ class Focal(nn.Module):
             return terms.sum(1).mean()
         return (terms * self.class_weights).sum() / self.weigh(targets)
 
-    def weigh(self, labels: Tensor) -> Tensor:
-        """Sum up the weights of a batch's labels, scalar."""
-        return _total_weight(labels, self.class_weights)
 
-
-class BinaryCrossEntropy(nn.Module):
+class BinaryCrossEntropy(Loss):
     """One yes-or-no question per class instead of one choice among all, as in "ResNet strikes back".
 
     The loss is the mean over all N x C questions, so it is smaller than cross-entropy and asks for a higher learning
@@ -137,31 +135,23 @@ class BinaryCrossEntropy(nn.Module):
     Source: Wightman et al. 2021, arXiv:2110.00476.
     """
 
-    class_weights: Tensor | None
-
     def __init__(self, label_smoothing: float = 0.0, target_threshold: float | None = None) -> None:
-        super().__init__()
-        _require_share("label_smoothing", label_smoothing)
+        super().__init__(label_smoothing)
         if target_threshold is not None:
             _require_share("target_threshold", target_threshold)
-        self.label_smoothing = label_smoothing
         self.target_threshold = target_threshold
-        self.register_buffer("class_weights", None)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compute the mean loss.
-
-        Args:
-            logits: Unnormalised scores, float (N, C).
-            labels: Class indices, int64 (N,), or the share of each class, float (N, C).
-        Returns:
-            Loss in nats, scalar.
-        """
+        """Compute the mean loss of logits (N, C) and labels (N,) or (N, C), scalar."""
         targets = _shares(labels, logits)
         if self.target_threshold is not None:
             targets = (targets > self.target_threshold).float()
         targets = smooth(targets, self.label_smoothing)
         return functional.binary_cross_entropy_with_logits(logits, targets, weight=self.class_weights)
+
+    def weigh(self, labels: Tensor) -> Tensor:
+        """Count the images: the mean is over questions, and each image asks as many."""
+        return torch.full((), float(len(labels)), device=labels.device)
 
 
 def smooth(targets: Tensor, smoothing: float) -> Tensor:
@@ -236,12 +226,6 @@ def correct_imbalance(
         loss.register_buffer("class_weights", class_weights(counts, scheme, beta=beta))
     if adjusts:
         loss.register_buffer("log_prior", log_prior(counts))
-
-
-def _total_weight(labels: Tensor, weights: Tensor | None) -> Tensor:
-    if weights is None:
-        return torch.full((), float(len(labels)), device=labels.device)
-    return weights[labels].sum() if labels.ndim == 1 else (labels * weights).sum()
 
 
 def _shares(labels: Tensor, logits: Tensor) -> Tensor:

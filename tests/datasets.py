@@ -82,6 +82,13 @@ def image_data(
     return module
 
 
+def photo(width: int = 30, height: int = 40) -> Image.Image:
+    """Make an image of noise, with a left half that is brighter than the right."""
+    pixels = np.random.default_rng(width).integers(0, 100, (height, width, 3), dtype=np.uint8)
+    pixels[:, : width // 2] += 150
+    return Image.fromarray(pixels)
+
+
 def hash_of(text: str) -> int:
     """Turn a name into a seed that is the same in every process."""
     return int.from_bytes(text.encode(), "little")

@@ -6,6 +6,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from datasets import photo
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
@@ -17,13 +18,6 @@ from clf.transforms import TrainTransform, seeded
 
 PREPROCESSING = Preprocessing((32, 48), crop_pct=0.9)
 RECIPES = get_args(Recipe)
-
-
-def photo(width: int = 30, height: int = 40) -> Image.Image:
-    """Return noise, with a left half that is brighter than the right."""
-    pixels = np.random.default_rng(width).integers(0, 100, (height, width, 3), dtype=np.uint8)
-    pixels[:, : width // 2] += 150
-    return Image.fromarray(pixels)
 
 
 def evaluated(image: Image.Image) -> Tensor:
