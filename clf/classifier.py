@@ -20,19 +20,10 @@ from clf.errors import UserError
 from clf.losses import CORRECTIONS, ClassWeights, CrossEntropy, Loss, correct_imbalance
 from clf.metrics import EvaluationMetrics, Stage, TrainingMetrics
 from clf.networks import Pretrained, build, build_own
-from clf.optim import (
-    Cosine,
-    Interval,
-    PlannedSchedule,
-    Warmup,
-    brings_warmup,
-    describe_rates,
-    require_resumable,
-    schedule_config,
-    sets_rates,
-)
-from clf.parameters import Backbone, build_optimizer
+from clf.optim import Cosine, Interval, Warmup
+from clf.parameters import Backbone
 from clf.preprocess import CropMode, Interpolation, Preprocessing
+from clf.rates import Rates
 from clf.seeding import mix_seed
 
 Batch = dict[str, Any]
@@ -152,9 +143,17 @@ class Classifier(LightningModule):
             double_correction=double_correction,
         )
         self.mixing = mixing
-        self._configure_training(optimizer, lr_scheduler, layer_decay=layer_decay, freeze_epochs=freeze_epochs)
-        self.lr_scheduler_interval = lr_scheduler_interval
-        self.warmup = Warmup(warmup_epochs, warmup_start)
+        self.rates = Rates(
+            optimizer,
+            lr_scheduler,
+            interval=lr_scheduler_interval,
+            warmup=Warmup(warmup_epochs, warmup_start),
+            layer_decay=layer_decay,
+        )
+        if freeze_epochs < 0:
+            raise UserError(f"model.freeze_epochs={freeze_epochs} must not be negative")
+        self.freeze_epochs = freeze_epochs
+        self._backbone = Backbone(self.network) if freeze_epochs else None
         self.channels_last = channels_last
         self.seed = seed
         self.training_metrics = TrainingMetrics()
@@ -165,26 +164,6 @@ class Classifier(LightningModule):
         if compile:
             # In place: the names in the checkpoint stay those of the plain network.
             self.network.compile()
-
-    def _configure_training(
-        self,
-        optimizer: OptimizerCallable,
-        lr_scheduler: LRSchedulerCallable | None,
-        *,
-        layer_decay: float,
-        freeze_epochs: int,
-    ) -> None:
-        if not 0 < layer_decay <= 1:
-            raise UserError(f"model.layer_decay={layer_decay} must be in (0, 1]; 1 is off, usual values are 0.6 to 0.9")
-        if freeze_epochs < 0:
-            raise UserError(f"model.freeze_epochs={freeze_epochs} must not be negative")
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.layer_decay = layer_decay
-        self.freeze_epochs = freeze_epochs
-        self._backbone = Backbone(self.network) if freeze_epochs else None
-        self._rates: dict[str, Any] | None = None
-        self._resumed_rates: dict[str, Any] | None = None
 
     @property
     def facts(self) -> Facts:
@@ -200,30 +179,8 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Put the rates of the first step in force, those of the configuration where a run is resumed."""
-        [optimizer] = self.trainer.optimizers
-        if self.trainer.ckpt_path is None:
-            self.warmup.note(optimizer)
-        else:
-            self._hold_to_configuration(optimizer)
-        self.warmup.lower(optimizer, self.trainer.global_step)
+        self.rates.begin(step=self.trainer.global_step, epoch=self.current_epoch)
         self.on_train_epoch_start()  # Lightning does not call it where an epoch is resumed in its middle.
-
-    def _hold_to_configuration(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give a resumed optimizer the configuration's rates and decay: it came back with the checkpoint's.
-
-        So did a schedule of torch's, which goes on with those.
-        """
-        schedule = self.lr_schedulers()
-        if not isinstance(schedule, PlannedSchedule | None):
-            self.warmup.lift(optimizer)
-            return
-        configured = build_optimizer(self.optimizer, self, self.network, layer_decay=self.layer_decay).param_groups
-        for group, wanted in zip(optimizer.param_groups, configured, strict=True):
-            group.update({key: value for key, value in wanted.items() if key != "params"})
-        if schedule is not None:
-            per_epoch = self.trainer.lr_scheduler_configs[0].interval == "epoch"
-            schedule.go_to(self.current_epoch if per_epoch else self.trainer.global_step)
-        self.warmup.note(optimizer)
 
     def on_train_epoch_start(self) -> None:
         """Train the head alone, or everything: a function of the epoch, so that a resumed run does the same."""
@@ -251,15 +208,12 @@ class Classifier(LightningModule):
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step the schedule on rates of its own, without the warm-up."""
-        [optimizer] = self.trainer.optimizers
-        self.warmup.lift(optimizer)
-        super().lr_scheduler_step(scheduler, metric)
-        self.warmup.note(optimizer)
-        self.warmup.lower(optimizer, self.trainer.global_step)
+        with self.rates.without_warmup(step=self.trainer.global_step):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Put the rates of the next step in force."""
-        self.warmup.lower(self.trainer.optimizers[0], self.trainer.global_step)
+        self.rates.go_to(self.trainer.global_step)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics."""
@@ -323,22 +277,10 @@ class Classifier(LightningModule):
             self._backbone.freeze(False)  # a fit in this process may have ended frozen
         if self.freeze_epochs:
             self._require_strategy_that_thaws()
-        try:
-            optimizer = build_optimizer(self.optimizer, self, self.network, layer_decay=self.layer_decay)
-            schedule = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
-        except UserError:
-            raise
-        except ValueError as error:  # what torch says about a rate or a length that cannot be
-            raise UserError(f"model.optimizer or model.lr_scheduler: {error}") from error
-        if self.layer_decay < 1 and sets_rates(schedule):
-            name = type(schedule).__name__
-            raise UserError(f"model.layer_decay: torch's {name} gives all layers one rate; use clf.optim.OneCycle")
-        config = None if schedule is None else schedule_config(schedule, self.lr_scheduler_interval)
-        if self._resumed_rates is not None:
-            require_resumable(self._resumed_rates, optimizer, config)
-        self._rates = describe_rates(optimizer, config)
-        self._plan(schedule, per_epoch=config is not None and config["interval"] == "epoch")
-        return {"optimizer": optimizer} if config is None else {"optimizer": optimizer, "lr_scheduler": config}
+        total_steps = self.trainer.estimated_stepping_batches
+        self.trainer.fit_loop.setup_data()  # not done above where max_steps alone ends the run
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return self.rates.configure(self, self.network, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
 
     def _require_strategy_that_thaws(self) -> None:
         strategy = self.trainer.strategy
@@ -348,38 +290,17 @@ class Classifier(LightningModule):
                 "set trainer.strategy=ddp_find_unused_parameters_true"
             )
 
-    def _plan(self, schedule: Any, *, per_epoch: bool) -> None:
-        self.warmup.steps = 0
-        planned = isinstance(schedule, PlannedSchedule)
-        if not planned and not self.warmup.epochs:
-            return
-        total_steps = self.trainer.estimated_stepping_batches
-        if planned and total_steps == math.inf:
-            name = type(schedule).__name__
-            raise UserError(f"{name} needs to know the run's length; set trainer.max_epochs or trainer.max_steps")
-        self.trainer.fit_loop.setup_data()  # not done above where max_steps alone ends the run
-        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        if not brings_warmup(schedule):
-            self.warmup.plan(total_steps, steps_per_epoch=steps)
-        elif self.warmup.epochs:
-            name = type(schedule).__name__
-            log.info("model.warmup_epochs=%g is not used: %s has its own warm-up", self.warmup.epochs, name)
-        if planned:
-            unit = steps if per_epoch else 1
-            schedule.plan(math.ceil(total_steps / unit), held=self.warmup.steps / unit)
-            schedule.apply()
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this classifier, and the metrics of the epoch so far, as primitives."""
         checkpoint[KEY] = self.facts.to_dict()
         checkpoint["training_metrics"] = self.training_metrics.totals()
-        checkpoint["rates"] = self._rates
+        checkpoint["rates"] = self.rates.describe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on in mid-epoch, and settle who corrects imbalance: in training the configuration, else the checkpoint."""
         names = {f"loss.{name}" for name in CORRECTIONS}
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self._resumed_rates = checkpoint["rates"]
+            self.rates.saved = checkpoint["rates"]
             first = self.trainer.is_global_zero
             self.training_metrics.resume({k: first * total for k, total in checkpoint["training_metrics"].items()})
             own = {key: value for key, value in self.state_dict().items() if key in names}

@@ -121,8 +121,8 @@ class _Curve:
         self.losses: list[float] = []
         self._pending: list[float] = []
         model.loss.register_forward_hook(lambda *args: self._pending.append(float(args[-1].detach())))
-        make = model.optimizer
-        model.optimizer = lambda groups: self._follow(make(groups))
+        make = model.rates.make_optimizer
+        model.rates.make_optimizer = lambda groups: self._follow(make(groups))
 
     def _follow(self, optimizer: Optimizer) -> Optimizer:
         optimizer.register_step_pre_hook(self._before_step)
@@ -205,8 +205,8 @@ def _require_one_process(name: str, trainer: Trainer) -> None:
 
 def _train_plainly(model: Classifier) -> None:
     """Leave out what a search has no time for: schedule, warm-up, and epochs in which only the head is trained."""
-    model.lr_scheduler = None
-    model.warmup.epochs = 0.0
+    model.rates.make_schedule = None
+    model.rates.warmup.epochs = 0.0
     model.freeze_epochs = 0
 
 

@@ -22,7 +22,7 @@ HOUSE = (
     ("F3", {"callbacks", "finders", "loggers"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"config", "results", "transforms"}),
-    ("F0", {"recipes"}),
+    ("F0", {"rates", "recipes"}),
     ("F0", {"checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
     ("F0", {"losses", "metrics", "mixing", "networks", "optim", "parameters", "predictions"}),
     ("F0", {"preprocess", "yamlfile"}),

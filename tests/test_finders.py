@@ -110,7 +110,7 @@ def test_the_rate_of_each_layer_is_scaled_in_the_search_too(tmp_path: Path) -> N
             self.register_step_post_hook(lambda *_: used.append([group["lr"] for group in self.param_groups]))
 
     classifier = from_yaml("network: {class_path: test_parameters.TwoLayers}, layer_decay: 0.5, freeze_epochs: 1")
-    classifier.optimizer = Seen
+    classifier.rates.make_optimizer = Seen
     finders.find_lr(searching(tmp_path), classifier, Batches(), folder=tmp_path)
     scales = [group["lr_scale"] for group in classifier.trainer.optimizers[0].param_groups]
     assert set(scales) == {0.5, 1.0}
