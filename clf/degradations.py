@@ -101,8 +101,7 @@ class _Shrink(Degradation):
     def degrade(self, pixels: Tensor) -> Tensor:
         """Scale down, then up to the size it had."""
         height, width = pixels.shape[-2:]
-        scale = _uniform(*self.scale)
-        small = [max(1, round(height * scale)), max(1, round(width * scale))]
+        small = _scaled(pixels, _uniform(*self.scale))
         how: dict[str, Any] = {"interpolation": self._interpolation, "antialias": True}
         degraded: Tensor = F.resize(F.resize(pixels, small, **how), [height, width], **how)
         return degraded
@@ -178,11 +177,10 @@ class ZoomOut(Degradation):
     def degrade(self, pixels: Tensor) -> Tensor:
         """Shrink the image and paste it."""
         height, width = pixels.shape[-2:]
-        factor = _uniform(*self.factor)
-        small = max(1, round(height / factor)), max(1, round(width / factor))
+        small = _scaled(pixels, 1 / _uniform(*self.factor))
         top, left = _corner(room=(height - small[0], width - small[1]))
         canvas = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
-        canvas[:, top : top + small[0], left : left + small[1]] = F.resize(pixels, list(small), antialias=True)
+        canvas[:, top : top + small[0], left : left + small[1]] = F.resize(pixels, small, antialias=True)
         return canvas
 
 
@@ -210,6 +208,12 @@ class ZoomIn(Degradation):
 
 def _uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
+
+
+def _scaled(pixels: Tensor, scale: float) -> list[int]:
+    """Size of an image that is scaled; never one single pixel of a larger image, which torch 2.14 fails to make."""
+    height, width = pixels.shape[-2:]
+    return [min(height, max(2, round(height * scale))), max(1, round(width * scale))]
 
 
 def _corner(*, room: tuple[int, int]) -> tuple[int, int]:
