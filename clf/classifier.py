@@ -1,6 +1,5 @@
 """The LightningModule: a network, its loss and its metrics, with one step for training and one for evaluation."""
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -27,8 +26,6 @@ from clf.rates import Rates
 from clf.seeding import mix_seed
 
 Batch = dict[str, Any]
-
-log = logging.getLogger("clf")
 
 
 class Classifier(LightningModule):

@@ -276,7 +276,7 @@ class CLI(LightningCLI):
         log.info("%s %s%s%s, %s", self.verb, where, data, weights, device)
         if self.verb != "predict":
             log.info("data: %s", self.datamodule.describe())
-        if self.verb == "fit" and self.session.is_other_data(self.datamodule.fingerprint()):
+        if self.session.resumes and self.session.run and self.session.is_other_data(self.datamodule.fingerprint()):
             log.warning("data: not the images and labels that %s was trained on until now", self.session.run)
 
     def _attach(self, trainer: dict[str, Any]) -> dict[str, Callback]:

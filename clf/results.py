@@ -79,7 +79,7 @@ def record(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read ``metrics.json``; empty where there is none yet."""
+    """Read a JSON file of a run, e.g. ``metrics.json``; empty where there is none yet."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 

@@ -96,10 +96,8 @@ class Session:
         return results.read(self.run.path / "environment.json")
 
     def is_other_data(self, fingerprint: str) -> bool:
-        """Tell whether a resumed run was trained on other data until now."""
-        if not self.resumes or self.run is None or "data" not in self._saved_facts:
-            return False
-        return bool(self._saved_facts["data"]["fingerprint"] != fingerprint)
+        """Tell whether the run that is resumed was trained on other data until now."""
+        return "data" in self._saved_facts and bool(self._saved_facts["data"]["fingerprint"] != fingerprint)
 
     def is_finished(self, config: dict[str, Any]) -> bool:
         """Tell whether a resumed run has nothing left to do under a configuration."""

@@ -241,8 +241,8 @@ class ImageData(LightningDataModule):
         """List what the stage needs, so that its errors come before the first batch; a second call lists nothing."""
         for split in _STAGE_SPLITS[stage]:
             self.samples(split)
-        if stage == "fit":
-            self._train_order(epoch=0)
+        if stage == "fit" and self.sampler is not None:
+            self._train_order(epoch=0)  # says what it cannot draw by
         if stage == "predict":
             _ = self.predict_samples
         if "_catalogue" in vars(self):
@@ -270,8 +270,7 @@ class ImageData(LightningDataModule):
 
     @cached_property
     def _train_labels(self) -> NDArray[np.int64]:
-        class_to_idx = {name: i for i, name in enumerate(self.classes)}
-        return np.array([class_to_idx[str(sample.label)] for sample in self.samples("train")])
+        return np.array(self._label_indices(self.samples("train")))
 
     def val_dataloader(self) -> Loader:
         """Batches of ``images``, ``labels`` and ``index``; always the same, in order."""
@@ -326,9 +325,13 @@ class ImageData(LightningDataModule):
         plan = partial(eval_batches, len(samples), rank=self._rank, **place)
         return self._loader(images, plan=plan, length=count_eval_batches(len(samples), **place))
 
-    def _images(self, samples: list[Sample], *, pixels: Pixels, with_index: bool) -> Images:
+    def _label_indices(self, samples: list[Sample]) -> list[int]:
+        """Look up the classes of the samples whose label is known."""
         class_to_idx = {name: i for i, name in enumerate(self._bound_classes or self.classes)}
-        labels = [class_to_idx[s.label] for s in samples if s.label is not None]
+        return [class_to_idx[sample.label] for sample in samples if sample.label is not None]
+
+    def _images(self, samples: list[Sample], *, pixels: Pixels, with_index: bool) -> Images:
+        labels = self._label_indices(samples)
         return Images(
             [sample.path for sample in samples],
             labels=labels if len(labels) == len(samples) else None,
