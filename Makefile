@@ -58,8 +58,9 @@ typecheck: setup ## mypy --strict
 
 check: lint typecheck test ## what CI runs
 
-bench: setup ## how long the command line takes to start
+bench: setup ## how long the command line takes to start, and training steps on a CPU
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/allocator.py
 
 lock: | $(BIN)/uv ## rewrite both locks from pyproject.toml
 	$(COMPILE) --output-file requirements.lock

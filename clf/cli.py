@@ -21,6 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 
 from clf import finders, logs, results, runs
+from clf.allocator import keep_freed_memory
 from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.predictions import Predictions
@@ -233,6 +234,8 @@ class CLI(LightningCLI):
             raise UserError("trainer.limit_train_batches=0 leaves nothing to train on; use clf validate to score only")
         config["precision"] = _available_precision(config["precision"], accelerator=str(config["accelerator"]))
         self._introduce(config)
+        if device_name(str(config["accelerator"])).startswith("cpu"):
+            keep_freed_memory()
         if self.search:
             return Trainer(**config | finders.SETTINGS | {"default_root_dir": str(self.session.scratch())})
         self.callbacks = self._attach(config)

@@ -23,7 +23,7 @@ HOUSE = (
     ("F1", {"classifier", "data"}),
     ("F0", {"config", "results", "transforms"}),
     ("F0", {"rates", "recipes"}),
-    ("F0", {"checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
+    ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
     ("F0", {"losses", "metrics", "mixing", "networks", "optim", "parameters", "predictions"}),
     ("F0", {"preprocess", "yamlfile"}),
     ("F0", {"errors", "files", "progressbar"}),
