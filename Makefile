@@ -2,6 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --disable-pip-version-check
 PYTHON ?= python3.11
 # A PYTHON that somebody chose is taken or refused; only our own default falls back.
 CANDIDATES := $(if $(filter file,$(origin PYTHON)),$(PYTHON) python3,$(PYTHON))
@@ -14,12 +15,14 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint typecheck check bench lock clean
+.PHONY: help setup setup-dev demo test lint typecheck check bench lock clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup: $(VENV)/.installed ## make .venv with the locked dependencies and this checkout in it
+
+setup-dev: $(VENV)/.installed-dev ## the same, with what tests and linters need
 
 # pip is what a half-made environment lacks, so it is the sign that the environment is there.
 $(BIN)/pip:
@@ -31,10 +34,14 @@ $(BIN)/pip:
 	echo "clf needs Python 3.11 or newer; not found as: $(CANDIDATES). Try: make setup PYTHON=/path/to/python3.11" >&2; \
 	exit 1
 
-# One environment for users and developers: the tools weigh little beside torch, and nothing is ever installed twice.
-$(VENV)/.installed: requirements-dev.lock pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
-	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/pip
+	$(INSTALL) --require-hashes --requirement requirements.lock
+	$(INSTALL) --no-deps --editable .
+	@touch $@
+
+# Apart from the users' packages: what our numbers are compared with slows every start down (scipy).
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(INSTALL) --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
 demo: setup ## train on the embedded dataset: no GPU, no data, no account
@@ -45,15 +52,15 @@ demo: setup ## train on the embedded dataset: no GPU, no data, no account
 	@echo "  $(BIN)/clf predict --data.predict FOLDER_OF_IMAGES            predict with it"
 	@echo "  $(BIN)/clf fit --ckpt_path last --trainer.max_epochs EPOCHS   train it for longer"
 
-test: setup ## all tests, with coverage
+test: setup-dev ## all tests, with coverage
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report term
 
-lint: setup ## ruff (rules and format) and shellcheck
+lint: setup-dev ## ruff (rules and format) and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck .ci/run
 
-typecheck: setup ## mypy --strict
+typecheck: setup-dev ## mypy --strict
 	$(BIN)/mypy
 
 check: lint typecheck test ## what CI runs
@@ -67,7 +74,7 @@ lock: | $(BIN)/uv ## rewrite both locks from pyproject.toml
 	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
 $(BIN)/uv:
-	$(MAKE) setup
+	$(MAKE) setup-dev
 
 clean: ## remove caches and reports; .venv and runs stay
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

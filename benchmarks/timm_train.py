@@ -24,9 +24,8 @@ from timm.data.dataset_factory import create_dataset
 from timm.data.loader import create_loader
 from timm.models import create_model, load_checkpoint
 from torch import nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from clf import results
+from clf import confusion
 from clf.data.datamodule import ImageData
 from clf.data.samples import Split
 from clf.environment import device_name
@@ -138,14 +137,8 @@ def load(checkpoint: Path, *, arch: str, num_classes: int) -> nn.Module:
 
 def score(predicted: torch.Tensor, labels: torch.Tensor, *, classes: list[str]) -> dict[str, Any]:
     """Sum up predictions as a run's ``metrics.json`` does."""
-    top1 = MulticlassAccuracy(len(classes), average="micro")(predicted, labels)
-    by_class = MulticlassAccuracy(len(classes), average="none")(predicted, labels)
-    f1 = MulticlassF1Score(len(classes), average="macro")(predicted, labels)
-    metrics = {"val/acc_top1": float(top1), "val/f1_macro": float(f1)}
-    counts = torch.bincount(labels, minlength=len(classes)).tolist()
-    metrics |= {f"val/acc_class_{i}": float(by_class[i]) for i, count in enumerate(counts) if count}
-    summary = results.summarise(metrics, split="val", images=dict(zip(classes, counts, strict=True)))
-    return {key: value for key, value in summary.items() if not key.startswith("acc_class_")}
+    counts = confusion.count(labels.numpy(), predicted.numpy(), num_classes=len(classes))
+    return {key: value for key, value in confusion.summarise(counts, classes).items() if key != "classes"}
 
 
 def main() -> None:

@@ -24,12 +24,14 @@ class Facts:
             ``{"class_path": …}`` for a network of the user's own.
         preprocessing: The evaluation preprocessing, field by field.
         weights_from: Where the weights came from before training, e.g. ``random`` or a file.
+        temperature: What logits are divided by for calibrated probabilities; 1 where none was fitted.
     """
 
     classes: list[str]
     network: dict[str, Any]
     preprocessing: dict[str, Any]
     weights_from: str
+    temperature: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Turn into primitives that load with ``weights_only=True``."""
@@ -48,20 +50,10 @@ def read_facts(path: Path) -> Facts:
         raise UserError(f"checkpoint {path} was not written by clf (it has no {KEY!r} entry)")
     if facts.get("format") != FORMAT:
         raise UserError(f"checkpoint {path} has format {facts.get('format')!r}; this version of clf reads {FORMAT}")
+    facts = {"temperature": 1.0, **facts}  # earlier versions fitted none
     if missing := [name for name in Facts.__dataclass_fields__ if name not in facts]:
         raise UserError(f"checkpoint {path} is corrupt: its {KEY!r} entry lacks {', '.join(missing)}")
     return Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
-
-
-def read_metrics(path: Path) -> dict[str, float]:
-    """Read what was measured with the weights of a kept epoch, and which one that was; empty if it holds no more."""
-    checkpoint = _load(path)
-    metrics = checkpoint.get("callback_metrics")
-    return (
-        {name: float(value) for name, value in metrics.items()} | {"epoch": checkpoint["judged_epoch"]}
-        if metrics
-        else {}
-    )
 
 
 def _load(path: Path) -> Any:

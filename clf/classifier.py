@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from clf.checkpoints import KEY, Facts
 from clf.errors import UserError
 from clf.losses import CORRECTIONS, ClassWeights, CrossEntropy, Loss, correct_imbalance
-from clf.metrics import EvaluationMetrics, Stage, TrainingMetrics
+from clf.metrics import EvaluationMetrics, TrainingMetrics
 from clf.networks import Pretrained, build, build_own
 from clf.optim import Cosine, Interval, Warmup
 from clf.parameters import Backbone
@@ -119,6 +119,7 @@ class Classifier(LightningModule):
             self._built_from = {"class_path": f"{own.__module__}.{own.__qualname__}"}
         self.classes = classes
         self.weights_from = built.weights_from
+        self.temperature = 1.0  # set by whoever fits one; travels in checkpoints
         self.preprocessing = Preprocessing.from_pretrained_cfg(
             built.pretrained_cfg,
             image_size=size,
@@ -165,7 +166,8 @@ class Classifier(LightningModule):
     @property
     def facts(self) -> Facts:
         """What checkpoints say about this classifier."""
-        return Facts(self.classes, self._built_from, asdict(self.preprocessing), self.weights_from)
+        preprocessing = asdict(self.preprocessing)
+        return Facts(self.classes, self._built_from, preprocessing, self.weights_from, self.temperature)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images, float (N, 3, H, W), to logits (N, C)."""
@@ -252,11 +254,6 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
         self._log_evaluation(self.test_metrics)
-
-    def scored_images(self, stage: Stage) -> dict[str, int]:
-        """Count the images of each class in the last evaluation of a stage."""
-        metrics = {"val": self.val_metrics, "test": self.test_metrics}[stage]
-        return dict(zip(self.classes, metrics.images_per_class, strict=True))
 
     def _log_evaluation(self, metrics: EvaluationMetrics) -> None:
         # All processes have computed the same; without the flag Lightning warns that they might not have.

@@ -22,7 +22,8 @@ from lightning.pytorch.loggers import Logger
 
 from clf import finders, logs, results, runs
 from clf.allocator import keep_freed_memory
-from clf.callbacks.checkpoint import Checkpoint
+from clf.attaching import choose, place
+from clf.callbacks.evaluating import Evaluating
 from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.run_files import RunFiles
@@ -36,15 +37,10 @@ from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
 from clf.metrics import Stage
 from clf.parser import Parser
+from clf.pictures import Pictures
 from clf.session import Session, conclude_fit, fill_placeholders
 
 log = logging.getLogger("clf")
-
-EVALUATION_CALLBACKS = ("interrupt", "predictions", "progress")
-"""What is attached outside of fit; the others watch training."""
-
-WRITING_CALLBACKS = ("checkpoint", "lr_monitor", "predictions", "timing")
-"""What a dry run (``trainer.fast_dev_run``), which has no directory, goes without."""
 
 _CHECKPOINT_HELP = """Checkpoint to start from: last, best, auto (fit continues if there is something to continue) or a
 file. Without --config the words mean the latest run, with it the experiment's newest run."""
@@ -238,9 +234,14 @@ class CLI(LightningCLI):
             keep_freed_memory()
         if self.search:
             return Trainer(**config | finders.SETTINGS | {"default_root_dir": str(self.session.scratch())})
-        self.callbacks = self._attach(config)
+        run = None if config["fast_dev_run"] else self.session.run
+        self.evaluating = Evaluating(run.path / "metrics.json" if run else None)
+        self.pictures = Pictures(run.path / "plots" if run else None)
+        configured = self._get(self.config_init, "callbacks").as_dict()
+        self.callbacks = choose(configured, verb=self.verb, trainer=config)
+        place(self.callbacks, run=run, predictions=self.session.output, pictures=self.pictures)
         own = (config["callbacks"] or []) if self.verb == "fit" else []  # the others' work is watching training
-        callbacks = [*own, *self.callbacks.values(), *self._run_files()]
+        callbacks = [self.evaluating, *self._run_files(), *own, *self.callbacks.values(), self.pictures]
         return Trainer(
             **config
             | {
@@ -268,7 +269,7 @@ class CLI(LightningCLI):
                 f"{self.invocation.checkpoint} does not fit this configuration and data: {', '.join(differences)}; "
                 "use those it was trained with, or start a new run"
             )
-        self.model.weights_from = facts.weights_from
+        self.model.weights_from, self.model.temperature = facts.weights_from, facts.temperature
 
     def _introduce(self, trainer: dict[str, Any]) -> None:
         """Say in the first line what is trained or used, on which data, from which weights, on which device."""
@@ -281,24 +282,6 @@ class CLI(LightningCLI):
             log.info("data: %s", self.datamodule.describe())
         if self.session.resumes and self.session.run and self.session.is_other_data(self.datamodule.fingerprint()):
             log.warning("data: not the images and labels that %s was trained on until now", self.session.run)
-
-    def _attach(self, trainer: dict[str, Any]) -> dict[str, Callback]:
-        """Choose the callbacks of this verb and tell them where to write."""
-        configured = self._get(self.config_init, "callbacks").as_dict()
-        callbacks = {name: callback for name, callback in configured.items() if callback is not None}
-        if self.verb != "fit":
-            callbacks = {name: callbacks[name] for name in EVALUATION_CALLBACKS if name in callbacks}
-        stopper: Any = callbacks.get("early_stopping")
-        if trainer["limit_val_batches"] == 0 and stopper and stopper.monitor.startswith("val/"):
-            log.warning("callbacks.early_stopping is off: without validation there is no %s", stopper.monitor)
-            del callbacks["early_stopping"]
-        if trainer["fast_dev_run"]:
-            return {name: callback for name, callback in callbacks.items() if name not in WRITING_CALLBACKS}
-        if self.verb == "fit" and self.session.run and isinstance(callbacks.get("checkpoint"), Checkpoint):
-            callbacks["checkpoint"].dirpath = callbacks["checkpoint"].dirpath or str(self.session.run.checkpoints)
-        if isinstance(callbacks.get("predictions"), Predictions):
-            callbacks["predictions"].dirpath = callbacks["predictions"].dirpath or str(self.session.output)
-        return callbacks
 
     def _run_files(self) -> list[Callback]:
         if self.verb != "fit" or self.session.run is None:
@@ -329,7 +312,7 @@ class CLI(LightningCLI):
         checkpoint = self.invocation.checkpoint
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.session.run is not None and self.trainer.is_global_zero:
-            conclude_fit(self.session.run, self.trainer, images=model.scored_images("val"))
+            conclude_fit(self.session.run, self.trainer)
 
     def validate(self, model: Classifier, datamodule: ImageData) -> None:
         """Score the validation split."""
@@ -342,10 +325,9 @@ class CLI(LightningCLI):
     def _score(self, split: Stage, verb: Callable[..., Any]) -> None:
         checkpoint = self.invocation.checkpoint
         assert checkpoint is not None, "only fit starts without one"
-        [metrics] = verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
-        if self.trainer.is_global_zero:
-            summary = results.summarise(metrics, split=split, images=self.model.scored_images(split))
-            log.info("%s: %s", split, results.describe(summary))
+        verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        if (summary := self.evaluating.summary) is not None:
+            log.info("%s: %s\n%s", split, results.describe(summary), results.table(summary))
             if self.session.run is not None:
                 about = {"checkpoint": checkpoint.name, "data": self.datamodule.describe()}
                 results.record(self.session.run.path / "metrics.json", {split: {**about, **summary}})

@@ -3,29 +3,40 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Put a complete text file in the place of the old one in one step; a failure leaves the old one as it was.
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Put a complete file in the place of the old one in one step; a failure leaves the old one as it was.
 
     Args:
         path: The file; folders that are missing are made.
-        text: What it says from now on, UTF-8.
+        write: Writes the content into the file that it gets.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole, see `replace_file`.
+
+    Args:
+        path: The file; folders that are missing are made.
+        text: What it says from now on, UTF-8.
+    """
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
 @contextmanager

@@ -127,16 +127,12 @@ class EvaluationMetrics(nn.Module):
         num_classes: C, at least 2.
         stage: First part of the keys, ``val`` or ``test``.
         auroc: Whether ``auroc`` is reported, too.
-
-    Attributes:
-        images_per_class: Images of each class in the last pass that was computed.
     """
 
     def __init__(self, num_classes: int, stage: Stage, *, auroc: bool = False) -> None:
         super().__init__()
         self.stage = stage
         self.loss, self.weight = _sum(), _sum()
-        self.images_per_class = [0] * num_classes
         # Labels come from our own class list; looking at them would wait for the GPU at every batch.
         unchecked: dict[str, Any] = {"validate_args": False}
         self.ece = MulticlassCalibrationError(num_classes, n_bins=15, **unchecked)
@@ -173,7 +169,6 @@ class EvaluationMetrics(nn.Module):
         """Compute and reset; keys as they are logged, e.g. ``val/acc_top1``; each value a scalar."""
         values = self.metrics.compute()
         true_positives, *_, support = values.pop("per_class").T.cpu()  # each (C,)
-        self.images_per_class = [int(images) for images in support]
         for index, (correct, images) in enumerate(zip(true_positives, support, strict=True)):
             if images > 0:
                 values[f"acc_class_{index}"] = correct / images

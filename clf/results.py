@@ -1,66 +1,52 @@
 """A run's final numbers: ``metrics.json``, each with the number of images and the interval it deserves."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping
-from math import isnan
 from pathlib import Path
 from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from clf.files import replace_text
 from clf.statistics import Proportion
 
 
-def best_epoch(metrics_csv: Path, *, monitor: str, mode: str) -> dict[str, float]:
-    """Find the epoch that checkpoints call the best.
-
-    Args:
-        metrics_csv: Written by the run.
-        monitor: Column to judge by; epochs where it is not a number do not count.
-        mode: ``max`` or ``min``; of equal epochs the first counts.
-    Returns:
-        The row's numbers; empty where no epoch has the column.
-    """
-    if not metrics_csv.is_file():
-        return {}
-    with metrics_csv.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if not isnan(float(row.get(monitor) or "nan"))]
-    sign = 1 if mode == "max" else -1
-    best = max(rows, key=lambda row: sign * float(row[monitor]), default={})
-    return {name: float(value) for name, value in best.items() if value}
-
-
-def summarise(metrics: Mapping[str, float], *, split: str, images: Mapping[str, int]) -> dict[str, Any]:
-    """Turn logged metrics into what ``metrics.json`` says about a split.
-
-    Args:
-        metrics: Logged values; keys start with the split, e.g. ``val/acc_top1``.
-        split: ``val`` or ``test``.
-        images: Images of each class that were scored, in the order of the classes.
-    """
-    values = {name.removeprefix(f"{split}/"): value for name, value in metrics.items() if name.startswith(f"{split}/")}
-    n = sum(images.values())
-    top1 = Proportion(round(values["acc_top1"] * n), n)
-    summary: dict[str, Any] = {"n": n, **values, "acc_top1_interval": list(top1.interval())}
-    by_class: list[dict[str, Any]] = [
-        {"name": name, "acc": values[f"acc_class_{index}"], "n": count}
-        for index, (name, count) in enumerate(images.items())
-        if f"acc_class_{index}" in values
-    ]
-    if by_class:  # Of equally bad ones, the one that most images speak for.
-        summary["worst_class"] = min(by_class, key=lambda entry: (entry["acc"], -entry["n"]))
-    return {**summary, "epoch": int(metrics["epoch"])} if "epoch" in metrics else summary
-
-
 def describe(summary: Mapping[str, Any]) -> str:
-    """Say a summary in one line, e.g. ``top-1 95.00 % (n = 240, 95 % interval …), macro F1 0.948, …``."""
+    """Say a split's entry of ``metrics.json`` in one line: ``top-1 95.00 % (n = 240, 95 % interval …), macro F1 …``."""
     top1 = Proportion(round(summary["acc_top1"] * summary["n"]), summary["n"])
-    line = f"top-1 {top1}, macro F1 {summary['f1_macro']:.3f}, ECE {summary['ece']:.3f}"
-    if "worst_class" not in summary:
+    lower, upper = summary["f1_macro_interval"]
+    line = f"top-1 {top1}, macro F1 {summary['f1_macro']:.3f} ({lower:.3f}–{upper:.3f}), ECE {summary['ece']:.3f}"
+    if summary["worst_class"] is None:
         return line
     worst = summary["worst_class"]
     return f"{line}, worst class {worst['name']!r} {100 * worst['acc']:.0f} % of {worst['n']}"
+
+
+def table(summary: Mapping[str, Any], *, most: int = 5) -> str:
+    """Lay out what is worst in a split's entry of ``metrics.json``: classes and slices, each with n and interval.
+
+    Args:
+        summary: The entry.
+        most: Rows of classes, and of slices.
+    """
+    judged = [("class", each["name"], each) for each in summary["classes"] if each["n"]]
+    sliced = [(each["key"], each["value"], each) for each in summary["slices"]]
+    rows = [row for kind in (judged, sliced) for row in sorted(kind, key=lambda row: row[2]["acc_interval"])[:most]]
+    laid_out = Table("lowest", "", "n", "accuracy", "95 % interval", box=box.SIMPLE)
+    for kind, name, entry in rows:
+        lower, upper = entry["acc_interval"]
+        share = f"{100 * lower:.1f}–{100 * upper:.1f} %"
+        laid_out.add_row(Text(kind), Text(name), str(entry["n"]), f"{100 * entry['acc']:.1f} %", share)
+    console = Console(file=io.StringIO(), width=100)
+    with console.capture() as captured:
+        console.print(laid_out)
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines() if line.strip())
 
 
 def training_minutes(timing_csv: Path) -> float | None:

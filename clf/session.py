@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +12,8 @@ from typing import Any
 import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from clf import logs, results, runs
-from clf.checkpoints import read_metrics
 from clf.errors import UserError
 from clf.invocation import Invocation
 from clf.runs import Run
@@ -138,38 +135,25 @@ def fill_placeholders(value: Any, *, run: Run, run_id: str) -> Any:
     return value
 
 
-def conclude_fit(run: Run, trainer: Trainer, *, images: Mapping[str, int]) -> None:
-    """Write ``metrics.json`` and say where everything is.
+def conclude_fit(run: Run, trainer: Trainer) -> None:
+    """Finish ``metrics.json`` and say where everything is.
 
     Args:
         run: The run.
         trainer: Its trainer, done.
-        images: Validation images of each class.
     """
     stopped = any(getattr(callback, "stopped_epoch", 0) for callback in trainer.early_stopping_callbacks)
     reason = "stopped early" if stopped else "stopped" if trainer.should_stop else "max_epochs or max_steps reached"
     minutes = results.training_minutes(run.path / "timing.csv")
-    values: dict[str, Any] = {"finished": {"epochs": trainer.current_epoch, "reason": reason, "minutes": minutes}}
-    best = _best_metrics(run, trainer.checkpoint_callback)
-    if any(images.values()) and "val/acc_top1" in best:
-        values["val"] = results.summarise(best, split="val", images=images)
-        log.info("best epoch %d: %s", best["epoch"], results.describe(values["val"]))
-    results.record(run.path / "metrics.json", values)
+    path = run.path / "metrics.json"
+    results.record(path, {"finished": {"epochs": trainer.current_epoch, "reason": reason, "minutes": minutes}})
+    if (best := results.read(path).get("val")) is not None:
+        log.info("best epoch %d: %s\n%s", best["epoch"], results.describe(best), results.table(best))
     log.info("finished: %s (%s epochs); everything is in %s", reason, trainer.current_epoch, run)
     if trainer.checkpoint_callback is None:
         log.warning("no checkpoint was kept: callbacks.checkpoint is off")
         return
     log.info("next: clf test | clf predict --data.predict FOLDER | clf fit --ckpt_path last --trainer.max_epochs N")
-
-
-def _best_metrics(run: Run, checkpoint: Any) -> dict[str, float]:
-    """Read what was measured with the weights in ``best.ckpt``."""
-    if not isinstance(checkpoint, ModelCheckpoint) or not checkpoint.monitor:
-        return {}
-    best = run.checkpoints / "best.ckpt"
-    return (read_metrics(best) if best.is_file() else {}) or results.best_epoch(
-        run.path / "metrics.csv", monitor=checkpoint.monitor, mode=checkpoint.mode
-    )
 
 
 def _flatten(value: Any, key: str = "") -> dict[str, Any]:

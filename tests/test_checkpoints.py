@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clf.checkpoints import Facts, describe_mismatch, read_facts, read_metrics
+from clf.checkpoints import Facts, describe_mismatch, read_facts
 from clf.errors import UserError
 
 SPEC = {"size": (48, 64), "crop_pct": 0.875, "crop_mode": "center", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
@@ -57,6 +57,7 @@ def test_facts_are_plain_values(tmp_path: Path) -> None:
         "network": {"arch": "resnet18"},
         "preprocessing": SPEC,
         "weights_from": "ImageNet",
+        "temperature": 1.0,
     }
 
 
@@ -157,15 +158,10 @@ def test_missing_facts_are_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.ckpt") == "is corrupt: its 'clf' entry lacks preprocessing, weights_from"
 
 
-def test_what_was_measured_with_kept_weights_names_its_epoch(tmp_path: Path) -> None:
-    measured = {"val/acc_top1": torch.tensor(0.5), "val/loss": torch.tensor(2.0)}
-    torch.save(checkpoint(callback_metrics=measured, judged_epoch=7), tmp_path / "best.ckpt")
-    assert read_metrics(tmp_path / "best.ckpt") == {"val/acc_top1": 0.5, "val/loss": 2.0, "epoch": 7}
-
-
-def test_a_checkpoint_without_measurements_has_none(tmp_path: Path) -> None:
-    torch.save(checkpoint(), tmp_path / "last.ckpt")
-    assert read_metrics(tmp_path / "last.ckpt") == {}
+def test_a_checkpoint_from_before_temperatures_has_none(tmp_path: Path) -> None:
+    known = {name: value for name, value in FACTS.to_dict().items() if name != "temperature"}
+    torch.save(checkpoint(clf=known), tmp_path / "a.ckpt")
+    assert read_facts(tmp_path / "a.ckpt").temperature == 1
 
 
 # What does not fit

@@ -139,7 +139,7 @@ def test_a_stopped_and_continued_run_equals_the_uninterrupted_one(
     assert main(FIT) == 0
     (folder / "stopped.yaml").write_text(yaml.safe_dump({"config": "tiny.yaml", "callbacks": {"stop": callback}}))
     assert main(["fit", "--config", "stopped.yaml", *FIT[3:]]) == code
-    assert read_json("runs/stopped/001/metrics.json") == {"finished": None}
+    assert read_json("runs/stopped/001/metrics.json")["finished"] is None
     assert main(["fit", "--ckpt_path", "last", "--callbacks.stop", "null"]) == 0
     assert_equal(weights("tiny/001"), weights("stopped/001"))
     assert_equal(weights("tiny/001", "best"), weights("stopped/001", "best"))

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from clf.callbacks.evaluating import Evaluating
 from clf.callbacks.predictions import Predictions
 from clf.data.samples import Sample
 from clf.errors import UserError
@@ -32,7 +33,7 @@ class Toy(LightningModule):
 
     def __init__(self, scores: Sequence[float] = (0.5,), fails_in_epoch: int | None = None) -> None:
         super().__init__()
-        self.classes = CLASSES
+        self.classes, self.preprocessing, self.temperature = CLASSES, None, 1.0
         self.scores = scores
         self.fails_in_epoch = fails_in_epoch
         self.weight = nn.Parameter(torch.ones(()))
@@ -100,7 +101,12 @@ def trainer(tmp_path: Path, callback: Predictions, **options: Any) -> Trainer:
         "enable_model_summary": False,
         "default_root_dir": tmp_path,
     }
-    return Trainer(**(defaults | options))
+    settings = defaults | options
+    return Trainer(**settings | {"callbacks": [Evaluating(tmp_path / "metrics.json"), *settings["callbacks"]]})
+
+
+def evaluating(run: Trainer) -> Evaluating:
+    return next(callback for callback in run.callbacks if isinstance(callback, Evaluating))  # type: ignore[attr-defined]
 
 
 def fit(tmp_path: Path, scores: Sequence[float], *, resume: str | None = None, **options: Any) -> Predictions:
@@ -232,10 +238,10 @@ def test_a_resume_in_a_new_directory_starts_with_its_first_epoch(tmp_path: Path)
 
 
 def test_a_score_by_another_metric_is_no_measure_after_a_resume(tmp_path: Path) -> None:
-    callback = Predictions(dirpath=str(tmp_path))
-    callback.load_state_dict({"best": {"max val/f1_macro": 0.95}})
-    (tmp_path / "val.csv").touch()
-    trainer(tmp_path, callback, max_epochs=1).fit(Toy([0.5]), ToyData())
+    run = trainer(tmp_path, Predictions(dirpath=str(tmp_path)), max_epochs=1)
+    (tmp_path / "metrics.json").write_text('{"val": {}}')
+    evaluating(run).load_state_dict({"best": {"max val/f1_macro": 0.95}})
+    run.fit(Toy([0.5]), ToyData())
     assert len(rows(tmp_path / "val.csv")) == 7
 
 
@@ -269,14 +275,13 @@ def test_validate_and_test_leave_their_files_with_their_own_samples(tmp_path: Pa
     run.validate(Toy(), ToyData(), verbose=False)
     run.test(Toy(), ToyData(), verbose=False)
     assert [rows(tmp_path / name)[6]["path"] for name in ("val.csv", "test.csv")] == ["val/6.png", "test/6.png"]
-    assert (callback.rows, callback.errors, callback.accuracy) == (7, 0, Proportion(7, 7))
 
 
 def test_validate_replaces_the_file_even_by_worse_predictions(tmp_path: Path) -> None:
     fit(tmp_path, [0.9])
-    callback = Predictions(top_k=1, dirpath=str(tmp_path / "predictions"))
-    callback.load_state_dict({"best": {"max val/acc_top1": 0.9}})
-    trainer(tmp_path, callback).validate(Toy([0.1]), ToyData(), verbose=False)
+    run = trainer(tmp_path, Predictions(top_k=1, dirpath=str(tmp_path / "predictions")))
+    evaluating(run).load_state_dict({"best": {"max val/acc_top1": 0.9}})
+    run.validate(Toy([0.1]), ToyData(), verbose=False)
     assert "label_2" not in rows(tmp_path / "predictions" / "val.csv")[0]
 
 
@@ -338,12 +343,16 @@ def test_wrong_predictions_lower_the_accuracy(tmp_path: Path) -> None:
 
 
 def test_counts_start_anew_with_every_pass(tmp_path: Path) -> None:
-    assert fit(tmp_path, [0.5, 0.5]).rows == 7
+    callback = Predictions(dirpath=str(tmp_path))
+    for _ in range(2):
+        trainer(tmp_path, callback).predict(Toy(), ToyData(), return_predictions=False)
+    assert callback.rows == 7
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:
     callback = Predictions()
     trainer(tmp_path, callback).test(Toy(), ToyData(), verbose=False)
+    trainer(tmp_path, callback).predict(Toy(), ToyData(), return_predictions=False)
     assert callback.rows == 7
     assert list(tmp_path.iterdir()) == []
 
@@ -360,7 +369,7 @@ def test_several_processes_are_told_once_that_files_are_incomplete(
 ) -> None:
     monkeypatch.setattr(Trainer, "world_size", 4)
     with caplog.at_level(logging.WARNING, "clf"):
-        Predictions(dirpath=str(tmp_path)).setup(trainer(tmp_path, Predictions()), Toy(), "fit")
+        Predictions(dirpath=str(tmp_path)).setup(trainer(tmp_path, Predictions()), Toy(), "predict")
     assert "only the images of the first of 4 processes" in caplog.text
 
 

@@ -1,0 +1,60 @@
+"""Which callbacks a verb works with, and where each of them writes."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from clf.callbacks.checkpoint import Checkpoint
+from clf.callbacks.predictions import Predictions
+from clf.pictures import Pictures
+from clf.runs import Run
+
+log = logging.getLogger("clf")
+
+EVALUATION_CALLBACKS = ("calibration", "confusion_matrix", "interrupt", "mistakes", "predictions", "progress", "report")
+"""What is attached outside of fit; the others watch training."""
+
+WRITING_CALLBACKS = ("checkpoint", "history", "lr_monitor", "model_info", "predictions", "report", "timing")
+"""What a dry run (``trainer.fast_dev_run``), which has no directory, goes without."""
+
+
+def choose(configured: Mapping[str, Callback | None], *, verb: str, trainer: Mapping[str, Any]) -> dict[str, Callback]:
+    """Choose a verb's callbacks.
+
+    Args:
+        configured: Callbacks by name; None is switched off.
+        verb: ``fit``, ``validate``, ``test`` or ``predict``.
+        trainer: The trainer's configuration.
+    """
+    callbacks = {name: callback for name, callback in configured.items() if callback is not None}
+    if verb != "fit":
+        callbacks = {name: callbacks[name] for name in EVALUATION_CALLBACKS if name in callbacks}
+    stopper: Any = callbacks.get("early_stopping")
+    if trainer["limit_val_batches"] == 0 and stopper and stopper.monitor.startswith("val/"):
+        log.warning("callbacks.early_stopping is off: without validation there is no %s", stopper.monitor)
+        del callbacks["early_stopping"]
+    if trainer["fast_dev_run"]:
+        return {name: callback for name, callback in callbacks.items() if name not in WRITING_CALLBACKS}
+    return callbacks
+
+
+def place(callbacks: Mapping[str, Callback], *, run: Run | None, predictions: Path, pictures: Pictures) -> None:
+    """Tell callbacks where to write, unless the configuration does.
+
+    Args:
+        callbacks: Callbacks by name.
+        run: The run directory; None where nothing is written.
+        predictions: Folder of per-image files.
+        pictures: Who draws.
+    """
+    checkpoint, writer = callbacks.get("checkpoint"), callbacks.get("predictions")
+    if run is not None and isinstance(checkpoint, Checkpoint):
+        checkpoint.dirpath = checkpoint.dirpath or str(run.checkpoints)
+    if isinstance(writer, Predictions):
+        writer.dirpath = writer.dirpath or str(predictions)
+    for callback in callbacks.values():
+        if hasattr(callback, "pictures"):
+            callback.pictures = pictures

@@ -1,0 +1,61 @@
+"""A run's pictures: drawn beside training, kept in ``plots/``, and handed to the trackers."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from clf.artist import Artist, Drawing
+from clf.tracking import log_picture
+
+log = logging.getLogger("clf")
+
+
+class Pictures(Callback):
+    """Draws for the callbacks of a run, in the first process only.
+
+    A picture that cannot be drawn is a warning: nothing else depends on it. Trackers get a picture at the end of the
+    epoch in which it is done.
+
+    Args:
+        folder: Where the pictures go; null draws none.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._artist = Artist()
+
+    def draw(self, name: str, figure: Callable[..., Any], *, key: str, step: int = 0, **numbers: Any) -> None:
+        """Have a picture drawn; returns at once.
+
+        Args:
+            name: File, without its suffix; may name a folder, e.g. ``epochs/confusion_matrix_003``.
+            figure: Function of `clf.figures` that returns a matplotlib figure; has to be importable by its name.
+            key: What trackers call it, e.g. ``val/confusion_matrix``.
+            step: The training step that it shows.
+            numbers: What ``figure`` is called with.
+        """
+        if self.folder is not None:
+            self._artist.submit(Drawing(self.folder / f"{name}.png", figure, numbers, key, step))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand over what is done."""
+        self._hand_over(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for what is not done yet."""
+        self._artist.finish()
+        self._hand_over(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Draw no more: who interrupts a run does not want to wait."""
+        self._artist.abandon()
+
+    def _hand_over(self, trainer: Trainer) -> None:
+        for drawing, error in self._artist.collect():
+            if error:
+                log.warning("%s was not drawn: %s", drawing.path.name, error)
+            else:
+                log_picture(trainer.loggers, drawing.path, key=drawing.key, step=drawing.step)
