@@ -1,0 +1,1 @@
+"""A run's pictures: numbers in, matplotlib figures out; nothing here knows a trainer."""
