@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from clf.callbacks.checkpoint import Checkpoint
+from clf.callbacks.model_info import ModelInfo
 from clf.callbacks.predictions import Predictions
 from clf.pictures import Pictures
 from clf.runs import Run
@@ -50,9 +51,11 @@ def place(callbacks: Mapping[str, Callback], *, run: Run | None, predictions: Pa
         predictions: Folder of per-image files.
         pictures: Who draws.
     """
-    checkpoint, writer = callbacks.get("checkpoint"), callbacks.get("predictions")
+    checkpoint, writer, info = (callbacks.get(name) for name in ("checkpoint", "predictions", "model_info"))
     if run is not None and isinstance(checkpoint, Checkpoint):
         checkpoint.dirpath = checkpoint.dirpath or str(run.checkpoints)
+    if run is not None and isinstance(info, ModelInfo):
+        info.path = run.path / "environment.json"
     if isinstance(writer, Predictions):
         writer.dirpath = writer.dirpath or str(predictions)
     for callback in callbacks.values():

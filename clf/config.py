@@ -26,9 +26,12 @@ CALLBACKS = {
     "ema": "clf.callbacks.ema.EMA",
     "interrupt": "clf.callbacks.interrupt.Interrupt",
     "lr_monitor": "lightning.pytorch.callbacks.LearningRateMonitor",
+    "mistakes": "clf.callbacks.mistakes.Mistakes",
+    "model_info": "clf.callbacks.model_info.ModelInfo",
     "model_summary": "clf.callbacks.model_summary.ModelSummary",
     "predictions": "clf.callbacks.predictions.Predictions",
     "progress": "clf.callbacks.progress.Progress",
+    "samples": "clf.callbacks.samples.Samples",
     "timing": "clf.callbacks.timing.Timing",
 }
 """Name under ``callbacks:`` -> the class it stands for."""

@@ -21,12 +21,12 @@ HOUSE = (
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers"}),
     ("F2", {"evaluation", "pictures"}),
-    ("F2", {"artist", "tracking"}),
+    ("F2", {"artist", "figures", "tracking"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
     ("F0", {"rates", "recipes"}),
     ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
-    ("F0", {"losses", "metrics", "mixing", "networks", "optim", "parameters", "predictions"}),
+    ("F0", {"gradcam", "losses", "metrics", "mixing", "model_info", "networks", "optim", "parameters", "predictions"}),
     ("F0", {"preprocess", "yamlfile"}),
     ("F0", {"errors", "files", "progressbar"}),
 )
@@ -52,7 +52,7 @@ ARGUMENT_TYPES = {
     "lightning.pytorch.cli.ReduceLROnPlateau",
 }
 # Imported inside the function that needs them, never when a module is loaded: each is slow, and seldom used.
-LAZY = {"matplotlib", "onnx", "onnxruntime", "pyarrow", "tensorboard", "timm", "wandb"}
+LAZY = {"captum", "matplotlib", "onnx", "onnxruntime", "pyarrow", "tensorboard", "timm", "wandb"}
 # Such names collect what has no subject.
 NAMELESS = {"base", "common", "core", "factory", "helper", "helpers", "misc", "registry", "tools", "util", "utils"}
 

@@ -13,7 +13,7 @@ import torch
 from tiny import VAL, Loader, fit, tiny
 from toy import Rows, trainer
 
-from clf import runs
+from clf import results, runs
 from clf.callbacks.run_files import RunFiles, keep_and_write
 from clf.runs import Run
 
@@ -153,6 +153,15 @@ def test_a_resumed_run_keeps_the_circumstances_it_had(workdir: Path) -> None:
     start(run, command="fit --ckpt_path last")
     assert read(run.path / "environment.1.json")["command"][1:] == ["fit", "--config", "exp.yaml"]
     assert read(run.path / "environment.json")["command"][1:] == ["fit", "--ckpt_path", "last"]
+
+
+def test_what_others_have_added_to_the_circumstances_stays_and_makes_no_other_circumstances(workdir: Path) -> None:
+    run = runs.reserve("exp")
+    start(run)
+    results.record(run.path / "environment.json", {"model": {"latency": 0.125}})
+    start(run)
+    assert read(run.path / "environment.json")["model"] == {"latency": 0.125}
+    assert not (run.path / "environment.1.json").exists()
 
 
 def test_nothing_kept_is_ever_overwritten(tmp_path: Path) -> None:

@@ -39,7 +39,11 @@ class RunFiles(Callback):
             return
         results.record(self.run.path / "metrics.json", {"finished": None})
         keep_and_write(self.run.config, self.config)
-        keep_and_write(self.run.path / "environment.json", _json({**environment(), **self.facts}))
+        facts = {**environment(), **self.facts}
+        path = self.run.path / "environment.json"
+        # What others have added, e.g. how fast the network is, is theirs to replace: it makes no other circumstances.
+        added = {key: value for key, value in results.read(path).items() if key not in facts}
+        keep_and_write(path, _json({**facts, **added}))
         classifier = cast(Any, pl_module)
         mapping = labels_mapping(classifier.classes, classifier.preprocessing.to_dict())
         replace_text(self.run.path / "labels_mapping.json", _json(mapping))
