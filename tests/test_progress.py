@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from clf.callbacks import progress
+from clf.callbacks import progress, timing
 from clf.callbacks.progress import Progress
 from clf.callbacks.timing import Timing
 
@@ -232,8 +232,37 @@ def test_the_line_has_the_throughput_that_timing_measured(caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO, "clf"):
         trainer(Timing(), Progress(), max_epochs=1).fit(Toy(), loader(), loader())
     assert re.fullmatch(
-        r"epoch 0/0: train/loss 0.5000, val/loss 0.7500, val/acc_top1 0.0000, \d+ images/s", lines(caplog)[0]
+        r"epoch 0/0: train/loss 0.5000, val/loss 0.7500, val/acc_top1 0.0000, \d+ images/s, \d+ % waiting for data",
+        lines(caplog)[0],
     )
+
+
+class SlowImages(Dataset[dict[str, Tensor]]):
+    """Three batches; each takes 30 s on the clock to come."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        self.clock.now += 30
+        return {"images": torch.zeros(4, 3, 1, 1)}
+
+
+def test_waiting_for_data_is_shown_while_training_and_in_the_epoch_s_line(
+    terminal: Terminal, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "perf_counter", clock)
+    bar = Progress()
+    slow: DataLoader[Any] = DataLoader(SlowImages(clock), batch_size=None)
+    with redirect_stdout(terminal), caplog.at_level(logging.INFO, "clf"):
+        trainer(Timing(), bar, max_epochs=1).fit(Toy(clock), slow, loader())
+    assert re.search(r"Epoch 0/0 .* 3/3 .* \d+ images/s, 75 % waiting for data loss: ", terminal.plain)
+    assert bar.share_of_waiting(bar.train_progress_bar_id) == 0.75
+    assert bar.share_of_waiting(bar.val_progress_bar_id) is None
+    assert "75 % waiting for data" in lines(caplog)[0]
 
 
 def test_a_run_without_a_last_epoch_says_no_time_left(caplog: pytest.LogCaptureFixture, clock: Clock) -> None:

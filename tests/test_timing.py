@@ -163,3 +163,18 @@ def test_processes_side_by_side_add_up() -> None:
     clock.begin_step(1.0, images=8)
     assert clock.metrics(4.0, processes=2)["time/images_per_s"] == 4.0
     assert clock.metrics(4.0, processes=2)["time/data_wait_share"] == 0.25
+
+
+def test_the_running_share_is_that_of_the_steps_so_far() -> None:
+    clock = EpochClock(0.0)
+    assert clock.wait_share is None
+    clock.begin_step(1.0, images=8)
+    assert clock.wait_share is None
+    clock.end_step(4.0)
+    assert clock.wait_share == 0.25
+    clock.begin_step(8.0, images=8)
+    clock.end_step(10.0)
+    clock.begin_validation(10.0)
+    assert clock.wait_share == 0.5
+    clock.end_validation(90.0)
+    assert clock.wait_share == 0.5

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.console import Console
-from rich.progress import ProgressColumn, Task
+from rich.progress import ProgressColumn, Task, TaskID
 from rich.text import Text
 
 log = logging.getLogger("clf")
@@ -24,7 +24,9 @@ class Progress(RichProgressBar):
     """Shows a progress bar in a terminal, and logs one line per epoch, and per evaluation outside of training.
 
     Where standard output is not a terminal there is no bar. The bar shows images per second and few metrics: the
-    running loss, ``val/loss``, ``val/acc_top1`` and what checkpoints are chosen by. It disappears when it is done.
+    running loss, ``val/loss``, ``val/acc_top1`` and what checkpoints are chosen by. Where another callback measures
+    it, as ``timing`` does, the share of the epoch that was spent waiting for data stands there, too. The bar
+    disappears when it is done.
 
     Args:
         refresh_rate: How often a second the bar is drawn, at most; 0 for no bar.
@@ -58,6 +60,14 @@ class Progress(RichProgressBar):
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """Put images per second in the place of Lightning's last column, steps per second."""
         return [*super().configure_columns(trainer)[:-1], _ImagesPerSecond(self)]
+
+    def share_of_waiting(self, bar: TaskID | None) -> float | None:
+        """Ask whoever measures it; None where nobody does, and for bars of anything but training."""
+        if bar != self.train_progress_bar_id:
+            return None
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        shares = (callback.data_wait_share for callback in callbacks if hasattr(callback, "data_wait_share"))
+        return next(shares, None)
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -156,6 +166,8 @@ class Progress(RichProgressBar):
         parts = [f"{key} {value:.4f}" for key, value in _metrics(trainer).items()]
         if "time/images_per_s" in trainer.callback_metrics:
             parts.append(f"{float(trainer.callback_metrics['time/images_per_s']):.0f} images/s")
+        if "time/data_wait_share" in trainer.callback_metrics:
+            parts.append(_waiting(float(trainer.callback_metrics["time/data_wait_share"])))
         if epoch < last and not trainer.should_stop:
             seconds_per_epoch = (perf_counter() - self._started) / self._epochs_done
             parts.append(f"{_clock(seconds_per_epoch * (last - epoch))} left")
@@ -173,7 +185,9 @@ class _ImagesPerSecond(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed or 0.0
-        return Text(f"{speed * self._bar.batch_images:.0f} images/s", style="dim")
+        share = self._bar.share_of_waiting(task.id)
+        waiting = "" if share is None else f", {_waiting(share)}"
+        return Text(f"{speed * self._bar.batch_images:.0f} images/s{waiting}", style="dim")
 
 
 def _metrics(trainer: Trainer) -> dict[str, float]:
@@ -181,6 +195,10 @@ def _metrics(trainer: Trainer) -> dict[str, float]:
     monitors = [monitor for c in trainer.checkpoint_callbacks if (monitor := getattr(c, "monitor", None))]
     logged = trainer.callback_metrics
     return {key: float(logged[key]) for key in dict.fromkeys((*_SHOWN, *monitors)) if key in logged}
+
+
+def _waiting(share: float) -> str:
+    return f"{100 * share:.0f} % waiting for data"
 
 
 def _clock(seconds: float) -> str:

@@ -41,6 +41,12 @@ class EpochClock:
         self.validated += now - self._validating_since
         self._idle_since = now
 
+    @property
+    def wait_share(self) -> float | None:
+        """Share of the training time until the last step in which it waited; None before the first."""
+        trained = self._idle_since - self.started - self.validated
+        return self.waited / trained if self.images and trained > 0 else None
+
     def metrics(self, now: float, *, processes: int) -> dict[str, float]:
         """Sum the epoch up.
 
@@ -71,6 +77,11 @@ class Timing(Callback):
 
     def __init__(self) -> None:
         self._clock = EpochClock(0.0)
+
+    @property
+    def data_wait_share(self) -> float | None:
+        """Share of the running epoch that was spent waiting for data; None before its first step."""
+        return self._clock.wait_share
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; an epoch that is resumed in its middle does not start again."""
