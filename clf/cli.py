@@ -27,6 +27,7 @@ from clf.callbacks.evaluating import Evaluating
 from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.run_files import RunFiles
+from clf.callbacks.tracked import Tracked
 from clf.checkpoints import describe_mismatch
 from clf.classifier import Classifier
 from clf.config import CALLBACKS
@@ -292,7 +293,8 @@ class CLI(LightningCLI):
             "weights": self.model.weights_from,
             "data": {"description": self.datamodule.describe(), "fingerprint": self.datamodule.fingerprint()},
         }
-        return [RunFiles(self.session.run, config=self.config_text, facts=facts)]
+        path = self.session.run.path / "metrics.json"
+        return [RunFiles(self.session.run, config=self.config_text, facts=facts), Tracked(path)]
 
     def _loggers(self, configured: Any) -> list[Logger]:
         if self.verb != "fit" or self.session.run is None:
