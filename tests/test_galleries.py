@@ -20,7 +20,7 @@ def shown(*tiles: Tile, preprocessing: Preprocessing = PREPROCESSING) -> Any:
 
 
 def words(figure: Any) -> list[str]:
-    return [text.get_text().lstrip("\u200e") for text in figure.texts]
+    return [text.get_text().replace("\u200e", "") for text in figure.texts]
 
 
 def test_an_image_s_frame_mark_and_words_say_what_was_predicted_how_sure_and_what_is_true(tmp_path: Path) -> None:

@@ -136,7 +136,9 @@ def _draw(
     sure = "" if math.isnan(tile.confidence) else f" · {percent(tile.confidence)}"
     mark = "✓" if tile.right else "✗"
     said = short(tile.predicted or "no prediction", max(int(text_width / _LETTER) - len(sure) - 3, 4))
-    page.text(left, below, f"{mark} {said}{sure}", width=text_width, color=edge, weight="bold")
+    page.text(
+        left, below, f"{mark} {said}{_LEFT_TO_RIGHT if sure else ''}{sure}", width=text_width, color=edge, weight="bold"
+    )
     page.text(left, below + _LINE, f"is {tile.label}", width=text_width, color="black")
     if tile.place:
         most = int(text_width / (_LETTER * 6 / 8))
@@ -179,5 +181,7 @@ def percent(share: float) -> str:
 
 def short(text: str, most: int) -> str:
     """Bring a text into one line of so many letters."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    line = " ".join(
+        "".join(letter if letter.isprintable() or letter == _LEFT_TO_RIGHT else " " for letter in text).split()
+    )
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
