@@ -1,4 +1,4 @@
-"""What looking costs: the time of a validation with all callbacks on, against one without: ``python benchmarks/callbacks.py``.
+"""What looking costs: a validation with all callbacks on against one without; ``python benchmarks/callbacks.py``.
 
 Alternates two runs of ``clf fit`` on the same rendered images, each in a fresh process and a folder of its own, and
 compares the medians of ``time/val_s`` (timing.csv) over all their epochs: from the start of a validation to the moment
