@@ -304,3 +304,13 @@ def _callback(name: str, value: Any, composed: Composed) -> Any:
 def where(origin: str) -> str:
     """Put an origin behind a key in a message, e.g. `` (in configs/resnet18.yaml)``."""
     return " (on the command line)" if origin.startswith(COMMAND_LINE) else f" (in {origin})"
+
+
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one with dotted keys; an empty mapping is a value."""
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= flatten(item, f"{key}.{name}".lstrip("."))
+    return flat

@@ -13,6 +13,7 @@ TRAINER_VERBS = {
     "predict": "write predictions for the test split, or for --data.predict PATH",
 }
 PLAIN_VERBS = {
+    "compare": "say which of several runs is better, and whether the difference is more than noise",
     "synth": "render jersey numbers: a dataset, or what a real one lacks",
     "configs": "list the shipped configs with their headers",
 }
@@ -83,6 +84,10 @@ def _dispatch(words: list[str]) -> int:
         from clf.synth import main as synth
 
         return synth(rest)
+    if verb == "compare":
+        from clf.compare import main as compare
+
+        return compare(rest)
     if verb == "configs":
         return _list_configs(rest)
     known = [*TRAINER_VERBS, *PLAIN_VERBS]

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 
 from clf import logs, results, runs
+from clf.config import flatten
 from clf.errors import UserError
 from clf.invocation import Invocation
 from clf.runs import Run
@@ -109,8 +110,8 @@ class Session:
         """List what a resumed run changes: (dotted key, saved value, new value)."""
         if self.run is None or not self.run.config.is_file():
             return []
-        saved = _flatten(yaml.safe_load(self.run.config.read_text(encoding="utf-8")))
-        new = _flatten(config)
+        saved = flatten(yaml.safe_load(self.run.config.read_text(encoding="utf-8")))
+        new = flatten(config)
         keys = sorted(key for key in {*saved, *new} if saved.get(key) != new.get(key))
         return [(key, saved.get(key), new.get(key)) for key in keys]
 
@@ -154,12 +155,3 @@ def conclude_fit(run: Run, trainer: Trainer) -> None:
         log.warning("no checkpoint was kept: callbacks.checkpoint is off")
         return
     log.info("next: clf test | clf predict --data.predict FOLDER | clf fit --ckpt_path last --trainer.max_epochs N")
-
-
-def _flatten(value: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat |= _flatten(item, f"{key}.{name}".lstrip("."))
-    return flat

@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
-    ("F4", {"cli", "synth"}),
+    ("F4", {"cli", "compare", "synth"}),
     ("F4", {"attaching", "session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers"}),
-    ("F2", {"evaluation", "pictures"}),
+    ("F2", {"comparison", "evaluation", "pictures", "scoreboard"}),
     ("F2", {"artist", "tracking"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
@@ -38,7 +38,17 @@ NEIGHBOURS = {"data"}
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 # Neither these rooms nor anything that they import may need torch, not even inside a function.
-TORCH_FREE = {"config", "errors", "predictions", "preprocess", "runs", "yamlfile"}
+TORCH_FREE = {
+    "compare",
+    "comparison",
+    "config",
+    "errors",
+    "predictions",
+    "preprocess",
+    "runs",
+    "scoreboard",
+    "yamlfile",
+}
 # Serving will install nothing else for its preprocessing.
 PREPROCESS_MAY_IMPORT = {"numpy", "PIL", "clf.errors"}
 # `clf --help` imports the top of main and of whatever that imports.
