@@ -199,7 +199,7 @@ def _minutes(records: Records) -> float | None:
 
 
 def _network(model: Mapping[str, Any]) -> str:
-    """Say what the network costs, e.g. ``11.2 M parameters, 1.82 G MACs, 12.1 ms an image``; empty where nobody knows."""
+    """Say what the network costs, e.g. ``11.2 M parameters, 1.82 G MACs``; empty where nobody knows."""
     parameters, macs = number(model.get("parameters")), number(model.get("macs"))
     seconds = number(_part(_part(model, "latency"), "seconds").get("1"))
     parts = [

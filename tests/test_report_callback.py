@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shlex
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ def test_fit_and_test_write_the_report_after_everything_else(tiny_run: list[str]
     assert main(tiny_run) == 0
     html = Path("runs/tiny/001/report.html")
     text = text_of(html)
-    assert "Finished after 1 epochs (max_epochs or max_steps reached)." in text
+    assert "Finished after 1 epoch (max_epochs or max_steps reached)." in text
     assert "Validation 8 images" in text
     assert "Test 8 images" not in text
     assert main(["test"]) == 0
@@ -44,6 +46,19 @@ def test_fit_and_test_write_the_report_after_everything_else(tiny_run: list[str]
     with open("runs/latest/predictions/test.csv", encoding="utf-8", newline="") as file:
         wrong = sum(row["label"] != row["true"] for row in csv.DictReader(file))
     assert f"{wrong} of 8 test images are wrong." in text
+
+
+def test_the_commands_of_the_report_do_what_they_say(tiny_run: list[str]) -> None:
+    assert main(tiny_run) == 0
+    html = Path("runs/tiny/001/report.html").read_text("utf-8")
+    found = re.findall(r"<code>(clf .*?)</code>", html)
+    resume, *others = (shlex.split(unescape(command).replace("FOLDER", "images/test"))[1:] for command in found)
+    Path("runs/latest").unlink()  # they name the run and need no link
+    for words in (resume, *others):
+        assert main(words) == 0, words
+    finished = json.loads(Path("runs/tiny/001/metrics.json").read_text("utf-8"))["finished"]
+    assert finished["epochs"] == 2
+    assert len(Path("predictions.csv").read_text("utf-8").splitlines()) == 9
 
 
 def test_the_run_writes_down_what_differs_from_the_defaults(tiny_run: list[str]) -> None:
