@@ -29,6 +29,7 @@ CALLBACKS = {
     "model_summary": "clf.callbacks.model_summary.ModelSummary",
     "predictions": "clf.callbacks.predictions.Predictions",
     "progress": "clf.callbacks.progress.Progress",
+    "report": "clf.callbacks.report.Report",
     "timing": "clf.callbacks.timing.Timing",
 }
 """Name under ``callbacks:`` -> the class it stands for."""

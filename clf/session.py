@@ -1,11 +1,14 @@
 """The run directory around one command: made or found, compared with what was saved, and never left empty."""
 
+import inspect
 import logging
 import os
 import secrets
 from contextlib import suppress
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -155,3 +158,45 @@ def conclude_fit(run: Run, trainer: Trainer) -> None:
         log.warning("no checkpoint was kept: callbacks.checkpoint is off")
         return
     log.info("next: clf test | clf predict --data.predict FOLDER | clf fit --ckpt_path last --trainer.max_epochs N")
+
+
+def changes(value: Any, default: Any, key: str = "") -> dict[str, dict[str, Any]]:
+    """List what a configuration says otherwise than another one, where a class that was chosen brings its own defaults.
+
+    Args:
+        value: The resolved configuration.
+        default: The resolved configuration of somebody who says nothing.
+        key: Where in the configuration this is.
+    Returns:
+        ``value`` and ``default`` by dotted key, written as a user would: without ``init_args``.
+    """
+    if not isinstance(value, dict) or not value:
+        return {} if value == default else {key: {"value": value, "default": default}}
+    known = default if isinstance(default, dict) else {}
+    if "class_path" in value and value["class_path"] != known.get("class_path"):
+        known = {"class_path": known.get("class_path"), "init_args": _defaults_of(value["class_path"])}
+    found: dict[str, dict[str, Any]] = {}
+    for name, item in value.items():
+        below = key if name == "init_args" else f"{key}.{name}".lstrip(".")
+        found |= changes(item, known.get(name), below)
+    return found
+
+
+def _defaults_of(class_path: str) -> dict[str, Any]:
+    """Look up what a class takes by itself; nothing where it does not say."""
+    try:
+        parameters = inspect.signature(resolve_name(class_path)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return {}
+    return {name: _plain(parameter.default) for name, parameter in parameters.items()}
+
+
+def _plain(default: Any) -> Any:
+    """Say a default as YAML would."""
+    if isinstance(default, Enum):
+        return _plain(default.value)
+    if isinstance(default, list | tuple):
+        return [_plain(item) for item in default]
+    if default is None or isinstance(default, bool | int | float | str):
+        return default
+    return None if default is inspect.Parameter.empty else str(default)

@@ -20,15 +20,15 @@ HOUSE = (
     ("F4", {"attaching", "session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers"}),
-    ("F2", {"comparison", "evaluation", "pictures", "scoreboard"}),
-    ("F2", {"artist", "tracking"}),
+    ("F2", {"comparison", "evaluation", "pictures", "report", "scoreboard"}),
+    ("F2", {"artist", "captions", "tracking"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
-    ("F0", {"rates", "recipes"}),
+    ("F0", {"rates", "recipes", "records"}),
     ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
     ("F0", {"losses", "metrics", "mixing", "networks", "optim", "parameters", "predictions"}),
     ("F0", {"preprocess", "yamlfile"}),
-    ("F0", {"errors", "files", "progressbar"}),
+    ("F0", {"errors", "files", "illustrations", "progressbar"}),
 )
 HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for room in rooms}
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}
@@ -45,6 +45,7 @@ TORCH_FREE = {
     "errors",
     "predictions",
     "preprocess",
+    "report",
     "runs",
     "scoreboard",
     "yamlfile",

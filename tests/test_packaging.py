@@ -152,7 +152,9 @@ def test_the_wheel_brings_configs_templates_types_and_the_command(
         commands = wheel.read(f"clf-{PROJECT['version']}.dist-info/entry_points.txt").decode()
     shipped = {f"clf/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert shipped
-    assert shipped | {"clf/py.typed", "clf/main.py", "clf/templates/comparison.html"} <= names
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "clf/templates").iterdir()}
+    assert templates >= {"clf/templates/report.html", "clf/templates/report.css", "clf/templates/report.js"}
+    assert shipped | templates | {"clf/py.typed", "clf/main.py"} <= names
     assert {name.split("/")[0] for name in names} == {"clf", f"clf-{PROJECT['version']}.dist-info"}
     assert "clf = clf.main:main" in commands
 
