@@ -21,15 +21,20 @@ COMMAND_LINE = "--"
 """How the origins of what was typed start."""
 
 CALLBACKS = {
+    "calibration": "clf.callbacks.calibration.Calibration",
     "checkpoint": "clf.callbacks.checkpoint.Checkpoint",
+    "confusion_matrix": "clf.callbacks.confusion_matrix.ConfusionMatrix",
     "early_stopping": "clf.callbacks.early_stopping.EarlyStopping",
     "ema": "clf.callbacks.ema.EMA",
+    "history": "clf.callbacks.history.History",
     "interrupt": "clf.callbacks.interrupt.Interrupt",
     "lr_monitor": "lightning.pytorch.callbacks.LearningRateMonitor",
     "model_summary": "clf.callbacks.model_summary.ModelSummary",
     "predictions": "clf.callbacks.predictions.Predictions",
     "progress": "clf.callbacks.progress.Progress",
     "report": "clf.callbacks.report.Report",
+    "sampler_distribution": "clf.callbacks.sampler_distribution.SamplerDistribution",
+    "statistics": "clf.callbacks.statistics.Statistics",
     "timing": "clf.callbacks.timing.Timing",
 }
 """Name under ``callbacks:`` -> the class it stands for."""

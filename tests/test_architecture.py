@@ -21,20 +21,20 @@ HOUSE = (
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers"}),
     ("F2", {"comparison", "evaluation", "pictures", "report", "scoreboard"}),
-    ("F2", {"artist", "captions", "tracking"}),
+    ("F2", {"artist", "captions", "figures", "tracking"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
     ("F0", {"rates", "recipes", "records"}),
     ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
     ("F0", {"losses", "metrics", "mixing", "networks", "optim", "parameters", "predictions"}),
-    ("F0", {"preprocess", "yamlfile"}),
+    ("F0", {"history", "preprocess", "yamlfile"}),
     ("F0", {"errors", "files", "illustrations", "progressbar"}),
 )
 HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for room in rooms}
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}
 
 # Only in these packages do files of one room import each other.
-NEIGHBOURS = {"data"}
+NEIGHBOURS = {"data", "figures"}
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 # Neither these rooms nor anything that they import may need torch, not even inside a function.
@@ -43,6 +43,8 @@ TORCH_FREE = {
     "comparison",
     "config",
     "errors",
+    "figures",
+    "history",
     "predictions",
     "preprocess",
     "report",
