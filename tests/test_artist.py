@@ -15,6 +15,8 @@ from PIL import Image
 
 from clf.artist import Artist, Drawing
 
+pytestmark = pytest.mark.drawn
+
 
 @pytest.fixture
 def artist(monkeypatch: pytest.MonkeyPatch) -> Iterator[Artist]:

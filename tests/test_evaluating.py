@@ -2,6 +2,8 @@
 
 import csv
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +66,8 @@ def folder(workdir: Path) -> Path:
 @pytest.fixture
 def looking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(__import__("sys").modules, "looking", raising=False)
-    import looking  # type: ignore[import-not-found]
-
-    return looking
+    monkeypatch.delitem(sys.modules, "looking", raising=False)
+    return import_module("looking")
 
 
 def fit(*words: str) -> None:
@@ -188,8 +188,6 @@ def test_a_network_that_says_nan_is_scored_and_nothing_breaks(folder: Path) -> N
 
 
 def test_all_callbacks_that_users_know_are_callbacks() -> None:
-    from importlib import import_module
-
     from clf.config import CALLBACKS
 
     for path in CALLBACKS.values():

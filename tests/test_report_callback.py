@@ -13,6 +13,8 @@ from datasets import draw_folders
 
 from clf.main import main
 
+pytestmark = pytest.mark.drawn
+
 
 def text_of(report: Path) -> str:
     """Read a page without its markup."""

@@ -19,6 +19,8 @@ from clf.loggers import RunLogger
 from clf.main import main
 from clf.pictures import Pictures
 
+pytestmark = pytest.mark.drawn
+
 TINY = """
 model: {arch: test_resnet, pretrained: false, image_size: 32}
 data: {batch_size: 4, num_workers: 0, augment: none, sampler: balanced}
