@@ -15,8 +15,8 @@ from clf.runs import Run
 
 log = logging.getLogger("clf")
 
-EVALUATION_CALLBACKS = ("calibration", "confusion_matrix", "interrupt", "mistakes", "predictions", "progress", "report")
-"""What is attached outside of fit; the others watch training."""
+EVALUATION_CALLBACKS = ("interrupt", "predictions", "progress", "report")
+"""What is attached outside of fit, beside whatever wants to see evaluations; the others watch training."""
 
 WRITING_CALLBACKS = ("checkpoint", "history", "lr_monitor", "model_info", "predictions", "report", "timing")
 """What a dry run (``trainer.fast_dev_run``), which has no directory, goes without."""
@@ -32,7 +32,11 @@ def choose(configured: Mapping[str, Callback | None], *, verb: str, trainer: Map
     """
     callbacks = {name: callback for name, callback in configured.items() if callback is not None}
     if verb != "fit":
-        callbacks = {name: callbacks[name] for name in EVALUATION_CALLBACKS if name in callbacks}
+        callbacks = {
+            name: callback
+            for name, callback in callbacks.items()
+            if name in EVALUATION_CALLBACKS or hasattr(callback, "on_evaluated")
+        }
     stopper: Any = callbacks.get("early_stopping")
     if trainer["limit_val_batches"] == 0 and stopper and stopper.monitor.startswith("val/"):
         log.warning("callbacks.early_stopping is off: without validation there is no %s", stopper.monitor)

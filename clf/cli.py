@@ -26,11 +26,12 @@ from clf.attaching import choose, place
 from clf.callbacks.evaluating import Evaluating
 from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.predictions import Predictions
+from clf.callbacks.report import Report
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
 from clf.checkpoints import describe_mismatch
 from clf.classifier import Classifier
-from clf.config import CALLBACKS
+from clf.config import CALLBACKS, compose
 from clf.data.datamodule import ImageData
 from clf.environment import device_name
 from clf.errors import UserError
@@ -39,7 +40,7 @@ from clf.loggers import RunLogger
 from clf.metrics import Stage
 from clf.parser import Parser
 from clf.pictures import Pictures
-from clf.session import Session, conclude_fit, fill_placeholders
+from clf.session import Session, changes, conclude_fit, fill_placeholders
 
 log = logging.getLogger("clf")
 
@@ -200,6 +201,10 @@ class CLI(LightningCLI):
     def _settle_fit(self, config: Namespace) -> None:
         self.config_text = self._parser(self.verb).dump(config, skip_unset=False)
         plain = yaml.safe_load(self.config_text)
+        parser = self._parser(self.verb)
+        assert isinstance(parser, Parser)
+        defaults = parser.resolve(compose([]).config)
+        self.config_changes = changes(plain, {**defaults, "name": config.name})
         if self.session.is_finished(plain):
             raise AlreadyDone(f"{self.session.run} is already finished; raise trainer.max_epochs to train it further")
         if config.trainer.fast_dev_run or self.search:
@@ -291,6 +296,7 @@ class CLI(LightningCLI):
             "run_id": self.session.run_id,
             "seed": self._get(self.config, "seed_everything"),
             "weights": self.model.weights_from,
+            "config_changes": self.config_changes,
             "data": {"description": self.datamodule.describe(), "fingerprint": self.datamodule.fingerprint()},
         }
         path = self.session.run.path / "metrics.json"
@@ -315,6 +321,7 @@ class CLI(LightningCLI):
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.session.run is not None and self.trainer.is_global_zero:
             conclude_fit(self.session.run, self.trainer)
+        self._report()
 
     def validate(self, model: Classifier, datamodule: ImageData) -> None:
         """Score the validation split."""
@@ -334,6 +341,13 @@ class CLI(LightningCLI):
                 about = {"checkpoint": checkpoint.name, "data": self.datamodule.describe()}
                 results.record(self.session.run.path / "metrics.json", {split: {**about, **summary}})
                 log.info("in %s: metrics.json, predictions/%s.csv", self.session.run, split)
+        self._report()
+
+    def _report(self) -> None:
+        """Write the run's page, now that everything else is written."""
+        writer = self.callbacks.get("report")
+        if isinstance(writer, Report) and self.session.run is not None and self.trainer.is_global_zero:
+            writer.write(self.session.run)
 
     def predict(self, model: Classifier, datamodule: ImageData) -> None:
         """Write predictions; images that could not be read make the exit code 1."""

@@ -21,9 +21,12 @@ COMMAND_LINE = "--"
 """How the origins of what was typed start."""
 
 CALLBACKS = {
+    "calibration": "clf.callbacks.calibration.Calibration",
     "checkpoint": "clf.callbacks.checkpoint.Checkpoint",
+    "confusion_matrix": "clf.callbacks.confusion_matrix.ConfusionMatrix",
     "early_stopping": "clf.callbacks.early_stopping.EarlyStopping",
     "ema": "clf.callbacks.ema.EMA",
+    "history": "clf.callbacks.history.History",
     "interrupt": "clf.callbacks.interrupt.Interrupt",
     "lr_monitor": "lightning.pytorch.callbacks.LearningRateMonitor",
     "mistakes": "clf.callbacks.mistakes.Mistakes",
@@ -31,7 +34,10 @@ CALLBACKS = {
     "model_summary": "clf.callbacks.model_summary.ModelSummary",
     "predictions": "clf.callbacks.predictions.Predictions",
     "progress": "clf.callbacks.progress.Progress",
+    "report": "clf.callbacks.report.Report",
     "samples": "clf.callbacks.samples.Samples",
+    "sampler_distribution": "clf.callbacks.sampler_distribution.SamplerDistribution",
+    "statistics": "clf.callbacks.statistics.Statistics",
     "timing": "clf.callbacks.timing.Timing",
 }
 """Name under ``callbacks:`` -> the class it stands for."""
@@ -307,3 +313,13 @@ def _callback(name: str, value: Any, composed: Composed) -> Any:
 def where(origin: str) -> str:
     """Put an origin behind a key in a message, e.g. `` (in configs/resnet18.yaml)``."""
     return " (on the command line)" if origin.startswith(COMMAND_LINE) else f" (in {origin})"
+
+
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one with dotted keys; an empty mapping is a value."""
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= flatten(item, f"{key}.{name}".lstrip("."))
+    return flat

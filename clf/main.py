@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from clf.errors import UserError, did_you_mean
 
@@ -13,6 +14,8 @@ TRAINER_VERBS = {
     "predict": "write predictions for the test split, or for --data.predict PATH",
 }
 PLAIN_VERBS = {
+    "compare": "say which of several runs is better, and whether the difference is more than noise",
+    "report": "write a run's report.html again; RUN is its directory, by default the latest",
     "synth": "render jersey numbers: a dataset, or what a real one lacks",
     "configs": "list the shipped configs with their headers",
 }
@@ -34,6 +37,12 @@ examples:
   clf fit --ckpt_path last --trainer.max_epochs 20
   clf test
   clf predict --data.predict some/folder --output predictions.csv
+"""
+REPORT_HELP = """usage: clf report [RUN]
+
+Write report.html again, from the files of a run directory alone.
+
+  RUN    the directory, e.g. runs/resnet18/003 (default: runs/latest)
 """
 
 
@@ -83,6 +92,12 @@ def _dispatch(words: list[str]) -> int:
         from clf.synth import main as synth
 
         return synth(rest)
+    if verb == "compare":
+        from clf.compare import main as compare
+
+        return compare(rest)
+    if verb == "report":
+        return _report(rest)
     if verb == "configs":
         return _list_configs(rest)
     known = [*TRAINER_VERBS, *PLAIN_VERBS]
@@ -98,6 +113,22 @@ def _list_configs(rest: list[str]) -> int:
         lines = (SHIPPED / name).read_text(encoding="utf-8").splitlines()
         header = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
         print(f"configs/{name}", *(f"    {line}" for line in header), sep="\n")
+    return 0
+
+
+def _report(rest: list[str]) -> int:
+    if {"-h", "--help"} & set(rest):
+        print(
+            "usage: clf report [RUN]\n\nWrite report.html of a run again: RUN is its directory (default: runs/latest)."
+        )
+        return 0
+    flags, more = [word for word in rest if word.startswith("-")], rest[1:]
+    if flags or more:
+        raise UserError(f"clf report takes one run directory, got {(flags or more)[0]!r}")
+    from clf import runs
+    from clf.report import write_report
+
+    print(write_report(runs.open_run(Path(rest[0])) if rest else runs.latest()))
     return 0
 
 

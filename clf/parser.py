@@ -92,6 +92,12 @@ class Parser(LightningArgumentParser):
         """Check every value; jsonargparse would let null through wherever it stands."""
         super().validate(namespace, skip_unset=False, **kwargs)
 
+    def resolve(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Say a composed configuration with everything that it leaves to the defaults."""
+        text = self.dump(self.parse_object(config), skip_unset=False)
+        resolved: dict[str, Any] = yaml.safe_load(text)
+        return resolved
+
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Name a few of the classes that fit a key: of ``torch.nn.Module`` there are some hundred."""
         return _CLASS_LIST.sub(_shorten_list, super().format_help(*args, **kwargs))

@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 # What they may hold, whatever they are called. GIF often hides behind another suffix; a closed list keeps uploaded
 # bytes away from Pillow's other decoders (EPS starts Ghostscript).
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 _PILLOW_MODULES = re.compile(r"PIL\.")
 
@@ -235,7 +235,7 @@ def _load(file: IO[bytes], *, max_pixels: int) -> Image.Image:
     """Decode the first frame in its own mode; raises whatever Pillow raises."""
     if not file.read(1):
         raise ValueError("it is empty")
-    image = Image.open(file, formats=_FORMATS)
+    image = Image.open(file, formats=FORMATS)
     width, height = image.size
     if width * height > max_pixels:
         raise ValueError(f"{width} x {height} pixels are more than {max_pixels}")
@@ -245,7 +245,7 @@ def _load(file: IO[bytes], *, max_pixels: int) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"it is none of {', '.join(_FORMATS)}, or its header is damaged"
+        return f"it is none of {', '.join(FORMATS)}, or its header is damaged"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()  # str(error) would repeat the path.
     return str(error) or type(error).__name__

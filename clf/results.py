@@ -22,6 +22,8 @@ def describe(summary: Mapping[str, Any]) -> str:
     top1 = Proportion(round(summary["acc_top1"] * summary["n"]), summary["n"])
     lower, upper = summary["f1_macro_interval"]
     line = f"top-1 {top1}, macro F1 {summary['f1_macro']:.3f} ({lower:.3f}–{upper:.3f}), ECE {summary['ece']:.3f}"
+    if "ece_calibrated" in summary:
+        line += f" ({summary['ece_calibrated']:.3f} calibrated)"
     if summary["worst_class"] is None:
         return line
     worst = summary["worst_class"]
@@ -43,6 +45,11 @@ def table(summary: Mapping[str, Any], *, most: int = 5) -> str:
         lower, upper = entry["acc_interval"]
         share = f"{100 * lower:.1f}–{100 * upper:.1f} %"
         laid_out.add_row(Text(kind), Text(name), str(entry["n"]), f"{100 * entry['acc']:.1f} %", share)
+    return as_text(laid_out)
+
+
+def as_text(laid_out: Table) -> str:
+    """Turn a table into lines of at most 100 characters, for terminals and log files."""
     console = Console(file=io.StringIO(), width=100)
     with console.capture() as captured:
         console.print(laid_out)
@@ -73,4 +80,6 @@ def _finite(value: Any) -> Any:
     """Put null where JSON has no word: for NaN and infinities."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,11 +1,14 @@
 """The run directory around one command: made or found, compared with what was saved, and never left empty."""
 
+import inspect
 import logging
 import os
 import secrets
 from contextlib import suppress
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -14,6 +17,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 
 from clf import logs, results, runs
+from clf.config import flatten
 from clf.errors import UserError
 from clf.invocation import Invocation
 from clf.runs import Run
@@ -109,8 +113,8 @@ class Session:
         """List what a resumed run changes: (dotted key, saved value, new value)."""
         if self.run is None or not self.run.config.is_file():
             return []
-        saved = _flatten(yaml.safe_load(self.run.config.read_text(encoding="utf-8")))
-        new = _flatten(config)
+        saved = flatten(yaml.safe_load(self.run.config.read_text(encoding="utf-8")))
+        new = flatten(config)
         keys = sorted(key for key in {*saved, *new} if saved.get(key) != new.get(key))
         return [(key, saved.get(key), new.get(key)) for key in keys]
 
@@ -156,10 +160,43 @@ def conclude_fit(run: Run, trainer: Trainer) -> None:
     log.info("next: clf test | clf predict --data.predict FOLDER | clf fit --ckpt_path last --trainer.max_epochs N")
 
 
-def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+def changes(value: Any, default: Any, key: str = "") -> dict[str, dict[str, Any]]:
+    """List what a configuration says otherwise than another one, where a class that was chosen brings its own defaults.
+
+    Args:
+        value: The resolved configuration.
+        default: The resolved configuration of somebody who says nothing.
+        key: Where in the configuration this is.
+    Returns:
+        ``value`` and ``default`` by dotted key, written as a user would: without ``init_args``.
+    """
     if not isinstance(value, dict) or not value:
-        return {key: value}
-    flat: dict[str, Any] = {}
+        return {} if value == default else {key: {"value": value, "default": default}}
+    known = default if isinstance(default, dict) else {}
+    if "class_path" in value and value["class_path"] != known.get("class_path"):
+        known = {"class_path": known.get("class_path"), "init_args": _defaults_of(value["class_path"])}
+    found: dict[str, dict[str, Any]] = {}
     for name, item in value.items():
-        flat |= _flatten(item, f"{key}.{name}".lstrip("."))
-    return flat
+        below = key if name == "init_args" else f"{key}.{name}".lstrip(".")
+        found |= changes(item, known.get(name), below)
+    return found
+
+
+def _defaults_of(class_path: str) -> dict[str, Any]:
+    """Look up what a class takes by itself; nothing where it does not say."""
+    try:
+        parameters = inspect.signature(resolve_name(class_path)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return {}
+    return {name: _plain(parameter.default) for name, parameter in parameters.items()}
+
+
+def _plain(default: Any) -> Any:
+    """Say a default as YAML would."""
+    if isinstance(default, Enum):
+        return _plain(default.value)
+    if isinstance(default, list | tuple):
+        return [_plain(item) for item in default]
+    if default is None or isinstance(default, bool | int | float | str):
+        return default
+    return None if default is inspect.Parameter.empty else str(default)

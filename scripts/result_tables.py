@@ -8,7 +8,6 @@ A collected result is a file in docs/results. The tables are made of these files
 """
 
 import argparse
-import csv
 import json
 import re
 import shlex
@@ -16,13 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clf.comparison import Rows, Side, check_same_images, compare, read_rows, verdict
 from clf.results import training_minutes
-from clf.statistics import Proportion, mcnemar_p
+from clf.statistics import Proportion, p_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 START, END = "<!-- table {name}: written by scripts/result_tables.py -->", "<!-- end of table -->"
-NOISE = 0.05  # A difference that chance alone makes more often than this is called noise.
 
 Result = Mapping[str, Any]
 
@@ -72,22 +71,17 @@ def _for_any_machine(command: Sequence[str]) -> list[str]:
 
 def _compare(first: Path, second: Path) -> dict[str, Any]:
     """Count, over validation and test, the images that only one of two runs gets right."""
-    right = [_right(run) for run in (first, second)]
-    if right[0].keys() != right[1].keys():
-        raise SystemExit(f"{first} and {second} have not predicted on the same images")
-    gained = sum(right[1][path] and not right[0][path] for path in right[0])
-    lost = sum(right[0][path] and not right[1][path] for path in right[0])
-    correct = [sum(each.values()) for each in right]
-    return {"n": len(right[0]), "correct": correct, "gained": gained, "lost": lost, "p": mcnemar_p(gained, lost)}
+    rows = {str(run): _rows(run) for run in (first, second)}
+    check_same_images(rows)
+    sides = [Side(name, [said]) for name, said in rows.items()]
+    found = compare(*sides)
+    correct = [int(count) for count in found.correct]
+    return {"n": found.n, "correct": correct, "gained": found.gained, "lost": found.lost, "p": found.p}
 
 
-def _right(run: Path) -> dict[str, bool]:
-    rows: dict[str, bool] = {}
-    for split in ("val", "test"):
-        with (run / "predictions" / f"{split}.csv").open(encoding="utf-8", newline="") as file:
-            table = enumerate(csv.DictReader(file))  # an image may stand in several rows
-            rows |= {f"{split}/{n}/{row['path']}": row["label"] == row["true"] for n, row in table}
-    return rows
+def _rows(run: Path) -> Rows:
+    val, test = (read_rows(run / "predictions" / f"{split}.csv", split=split) for split in ("val", "test"))
+    return val | test
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -137,7 +131,6 @@ def comparison_table(results: Mapping[str, Result]) -> str:
         if "against" not in result:
             continue
         base = result["against"]
-        verdict = "noise" if base["p"] > NOISE else "better" if base["gained"] > base["lost"] else "worse"
         before, after = (100 * correct / base["n"] for correct in base["correct"])
         rows.append(
             (
@@ -146,7 +139,7 @@ def comparison_table(results: Mapping[str, Result]) -> str:
                 _top1(result["test"]),
                 _both(result, lambda figures: f"{figures['f1_macro']:.3f}"),
                 f"{after:.1f} % instead of {before:.1f} % (n = {base['n']}; {base['gained']} won, {base['lost']} lost)",
-                f"p = {base['p']:.3f}: {verdict}",
+                f"{p_text(base['p'])}: {verdict(base['p'], base['gained'] - base['lost'])}",
             )
         )
     return _markdown(head, rows)

@@ -24,3 +24,10 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw only for tests that look at pictures (marked ``drawn``): hundreds of fits would each start matplotlib."""
+    if "drawn" not in request.keywords:
+        monkeypatch.setattr("clf.artist.Artist.submit", lambda *_: None)

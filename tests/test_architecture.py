@@ -16,29 +16,42 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
-    ("F4", {"cli", "synth"}),
+    ("F4", {"cli", "compare", "synth"}),
     ("F4", {"attaching", "session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers"}),
-    ("F2", {"evaluation", "pictures"}),
-    ("F2", {"artist", "figures", "tracking"}),
+    ("F2", {"comparison", "evaluation", "pictures", "report", "scoreboard"}),
+    ("F2", {"artist", "captions", "figures", "tracking"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
-    ("F0", {"rates", "recipes"}),
+    ("F0", {"rates", "recipes", "records"}),
     ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
     ("F0", {"gradcam", "losses", "metrics", "mixing", "model_info", "networks", "optim", "parameters", "predictions"}),
-    ("F0", {"preprocess", "yamlfile"}),
-    ("F0", {"errors", "files", "progressbar"}),
+    ("F0", {"history", "preprocess", "yamlfile"}),
+    ("F0", {"errors", "files", "illustrations", "progressbar"}),
 )
 HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for room in rooms}
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}
 
 # Only in these packages do files of one room import each other.
-NEIGHBOURS = {"data"}
+NEIGHBOURS = {"data", "figures"}
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 # Neither these rooms nor anything that they import may need torch, not even inside a function.
-TORCH_FREE = {"config", "errors", "predictions", "preprocess", "runs", "yamlfile"}
+TORCH_FREE = {
+    "compare",
+    "comparison",
+    "config",
+    "errors",
+    "figures",
+    "history",
+    "predictions",
+    "preprocess",
+    "report",
+    "runs",
+    "scoreboard",
+    "yamlfile",
+}
 # Serving will install nothing else for its preprocessing.
 PREPROCESS_MAY_IMPORT = {"numpy", "PIL", "clf.errors"}
 # `clf --help` imports the top of main and of whatever that imports.

@@ -12,7 +12,9 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from clf import calibration
 
 
-def scores(n: int = 5000, *, num_classes: int = 7, sharpness: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def scores(
+    n: int = 5000, *, num_classes: int = 7, sharpness: float = 1.0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Logits, and labels drawn by the probabilities of the logits before these were multiplied by the sharpness."""
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (n, num_classes)).astype(np.float32)

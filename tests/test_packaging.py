@@ -143,14 +143,18 @@ def test_a_lock_that_is_behind_pyproject_is_found() -> None:
     ]
 
 
-def test_the_wheel_brings_configs_types_and_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wheel_brings_configs_templates_types_and_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     with zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as wheel:
         names = set(wheel.namelist())
         commands = wheel.read(f"clf-{PROJECT['version']}.dist-info/entry_points.txt").decode()
     shipped = {f"clf/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert shipped
-    assert shipped | {"clf/py.typed", "clf/main.py"} <= names
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "clf/templates").iterdir()}
+    assert templates >= {"clf/templates/report.html", "clf/templates/report.css", "clf/templates/report.js"}
+    assert shipped | templates | {"clf/py.typed", "clf/main.py"} <= names
     assert {name.split("/")[0] for name in names} == {"clf", f"clf-{PROJECT['version']}.dist-info"}
     assert "clf = clf.main:main" in commands
 

@@ -39,3 +39,5 @@ def test_two_processes_share_an_epoch_and_score_every_image_once(workdir: Path) 
     scored = json.loads((run / "metrics.json").read_text())["val"]
     assert scored["n"] == 5
     assert 0 <= scored["auroc"] <= 1
+    assert [row["true"] for row in rows(run / "predictions" / "val.csv")] == ["cat"] * 3 + ["dog"] * 2
+    assert [entry["n"] for entry in scored["classes"]] == [3, 2]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from clf.errors import UserError
+
 ROOT = Path(__file__).parent.parent
 SPEC = spec_from_file_location("result_tables", ROOT / "scripts" / "result_tables.py")
 assert SPEC is not None
@@ -23,9 +25,9 @@ def write_run(path: Path, *, right: dict[str, str]) -> Path:
     for split, marks in right.items():
         with (path / "predictions" / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "true", "label"])
+            writer.writerow(["path", "true", "label", "status"])
             writer.writerows(
-                [f"/data/{split}/{i}.jpg", "7", "7" if mark == "1" else "1"] for i, mark in enumerate(marks)
+                [f"/data/{split}/{i}.jpg", "7", "7" if mark == "1" else "1", "ok"] for i, mark in enumerate(marks)
             )
         share = marks.count("1") / len(marks)
         worst = {"name": "7", "acc": share, "n": len(marks)}
@@ -98,12 +100,12 @@ def test_a_difference_beyond_chance_is_called_better_or_worse(tmp_path: Path) ->
     good = write_run(tmp_path / "good" / "001", right={"val": "1" * 12, "test": "0"})
     for first, second, verdict in ((bad, good, "better"), (good, bad, "worse")):
         result = result_tables.collect(second, data="x", change="c", against=first)
-        assert f"p = 0.000: {verdict} |" in result_tables.comparison_table({"x": result})
+        assert f"p < 0.001: {verdict} |" in result_tables.comparison_table({"x": result})
 
 
 def test_runs_on_different_images_are_not_compared(tmp_path: Path, runs: tuple[Path, Path]) -> None:
     other = write_run(tmp_path / "other" / "001", right={"val": "11", "test": "1000"})
-    with pytest.raises(SystemExit, match="have not predicted on the same images"):
+    with pytest.raises(UserError, match="were scored on different images"):
         result_tables.collect(other, data="x", change="c", against=runs[0])
 
 

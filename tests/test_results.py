@@ -29,6 +29,7 @@ def test_a_summary_is_said_in_one_line() -> None:
         "worst class '2' 50 % of 100"
     )
     assert results.describe({**SUMMARY, "worst_class": None}).endswith("ECE 0.031")
+    assert "ECE 0.031 (0.012 calibrated), worst" in results.describe({**SUMMARY, "ece_calibrated": 0.0124})
 
 
 def test_the_table_names_what_is_lowest_first_and_leaves_out_what_has_no_images() -> None:
@@ -58,6 +59,11 @@ def test_a_later_command_adds_to_what_is_recorded(tmp_path: Path) -> None:
     assert results.read(path) == {"finished": {"epochs": 3}, "val": {"n": 2}, "test": {"reason": "größer"}}
     assert "größer" in path.read_text(encoding="utf-8")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_number_is_null_wherever_it_stands(tmp_path: Path) -> None:
+    results.record(tmp_path / "metrics.json", {"val": {"bins": [{"n": float("nan")}, (float("inf"), 1)]}})
+    assert results.read(tmp_path / "metrics.json") == {"val": {"bins": [{"n": None}, [None, 1]]}}
 
 
 def test_what_cannot_be_written_leaves_the_old_numbers(tmp_path: Path) -> None:

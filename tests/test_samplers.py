@@ -1,5 +1,6 @@
 """An epoch shows what the weights say, the same on every machine, and a mistake is named before training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -152,3 +153,30 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 def test_a_weight_for_no_class_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"weights names '000', which is no class; did you mean '00'"):
         order(Weighted({"000": 2}))
+
+
+class Own(Sampler):
+    """A user's own: heavier and heavier."""
+
+    def sample_weights(self, labels: NDArray[np.int64], *, classes: Sequence[str]) -> NDArray[np.float64]:
+        return np.linspace(0.1, 3.0, len(labels))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Balanced(),
+        Balanced(num_samples=70),
+        Weighted({"00": 4, "1": 0}),
+        Weighted({"00": 4, "1": 20}, replacement=False, num_samples=30),
+        Weighted({"00": 4, "1": 0}, replacement=False, num_samples=90),
+        Own(replacement=False, num_samples=50),
+        Own(),
+    ],
+    ids=["balanced", "fewer", "weighted", "without-replacement", "all-that-weigh", "own", "own-with-replacement"],
+)
+def test_what_is_expected_is_what_many_epochs_show_on_average(sampler: Sampler) -> None:
+    drawn = [np.bincount(LABELS[order(sampler, epoch=epoch)], minlength=3) for epoch in range(400)]
+    expected = sampler.expected(LABELS, classes=CLASSES)
+    np.testing.assert_allclose(np.mean(drawn, axis=0), expected, atol=0.8)
+    assert expected.sum() == pytest.approx(sampler.count(LABELS))

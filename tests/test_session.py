@@ -14,7 +14,7 @@ from clf.errors import UserError
 from clf.invocation import Invocation
 from clf.logs import logging_to_terminal
 from clf.runs import Run
-from clf.session import Session, fill_placeholders
+from clf.session import Session, changes, fill_placeholders
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +211,34 @@ def test_loggers_learn_the_run_s_directory_name_and_id() -> None:
             }
         }
     ]
+
+
+ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "betas": [0.9, 0.999]}}
+
+
+@pytest.mark.parametrize(
+    ("value", "default", "expected"),
+    [
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, {"a.c": (2, 3)}),
+        ({"a": [1, 2]}, {"a": [1, 2]}, {}),
+        ({"a": {}}, {"a": {}}, {}),
+        ({"a": None}, {"a": ADAMW}, {"a": (None, ADAMW)}),
+        ({"a": ADAMW}, {"a": ADAMW}, {}),
+        ({"a": ADAMW}, {"a": None}, {"a.class_path": ("torch.optim.AdamW", None)}),
+        (
+            {"a": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.5, "betas": [0.9, 0.999]}}},
+            {"a": ADAMW},
+            {"a.class_path": ("torch.optim.Adam", "torch.optim.AdamW"), "a.lr": (0.5, 1e-3)},
+        ),
+        (
+            {"a": {"class_path": "no.Such", "init_args": {"b": 1}}},
+            {},
+            {"a.class_path": ("no.Such", None), "a.b": (1, None)},
+        ),
+    ],
+)
+def test_what_differs_from_the_defaults_is_named_as_a_user_writes_it(
+    value: dict[str, Any], default: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    found = changes(value, default)
+    assert {key: (each["value"], each["default"]) for key, each in found.items()} == expected

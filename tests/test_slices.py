@@ -14,7 +14,7 @@ def counted(correct: list[bool], metadata: list[dict[str, Any]]) -> dict[str, li
 
 
 def test_each_value_of_each_key_is_counted() -> None:
-    metadata = [
+    metadata: list[dict[str, Any]] = [
         {"colour": "red", "border": True},
         {"colour": "blue", "border": False},
         {"colour": "red", "border": None},
@@ -47,7 +47,7 @@ def test_a_key_that_tells_nothing_is_left_out() -> None:
 
 
 def test_numbers_of_which_nearly_all_are_equal_still_are_slices() -> None:
-    metadata = [{"x": 0}] * 30 + [{"x": value} for value in range(1, 12)]
+    metadata: list[dict[str, Any]] = [{"x": 0}] * 30 + [{"x": value} for value in range(1, 12)]
     assert [(value, n) for value, _, n in counted([True] * 41, metadata)["x"]] == [("0", 30), ("1", 1), ("2 to 11", 10)]
 
 
@@ -57,7 +57,7 @@ def test_numbers_that_are_not_finite_are_values_like_any_text() -> None:
 
 
 def test_the_worst_slice_is_the_one_that_more_images_speak_against() -> None:
-    metadata = [{"n": "one"}] + [{"n": "six"}] * 6 + [{"n": "many"}] * 20
+    metadata: list[dict[str, Any]] = [{"n": "one"}] + [{"n": "six"}] * 6 + [{"n": "many"}] * 20
     found = worst(slices([False] * 7 + [True] * 20, metadata))
     assert found is not None
     assert (found.value, found.to_dict()["acc"]) == ("six", 0.0)

@@ -90,6 +90,7 @@ def test_wandb_gets_the_metrics_the_config_and_keeps_its_id_when_the_run_is_resu
     assert {key: logged[key] for key in saved} == saved
 
 
+@pytest.mark.drawn
 def test_wandb_gets_pictures_tables_and_the_best_epoch_s_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     rows = [
@@ -132,6 +133,7 @@ def test_wandb_gets_pictures_tables_and_the_best_epoch_s_numbers(folder: Path, m
     assert numbers["val/acc_top1"] == best["acc_top1"]
 
 
+@pytest.mark.drawn
 def test_tensorboard_gets_pictures(folder: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -193,6 +193,11 @@ class ImageData(LightningDataModule):
         """Training samples of each class, in the order of the classes."""
         return self._catalogue.class_counts
 
+    @property
+    def available(self) -> list[Split]:
+        """The splits that there are."""
+        return self._catalogue.available
+
     def samples(self, split: Split) -> list[Sample]:
         """List a split, as it is trained on or scored; every call returns the same list.
 
@@ -267,6 +272,13 @@ class ImageData(LightningDataModule):
         if self.sampler is None:
             return epoch_order(len(self.samples("train")), seed=self.seed, epoch=epoch)
         return self.sampler.order(self._train_labels, classes=self.classes, seed=self.seed, epoch=epoch)
+
+    def class_draws(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Count the samples of each class that an epoch shows over all processes, (C,), and on average, (C,)."""
+        drawn = np.bincount(self._train_labels[self._train_order(epoch)], minlength=len(self.classes))
+        if self.sampler is None:
+            return drawn, np.array(self.class_counts, np.float64)
+        return drawn, self.sampler.expected(self._train_labels, classes=self.classes)
 
     @cached_property
     def _train_labels(self) -> NDArray[np.int64]:

@@ -75,6 +75,31 @@ class Sampler:
         drawn = _draw_without_replacement(weights, bits[: len(labels)])[:count]
         return drawn[np.argsort(bits[len(labels) :], kind="stable")]  # The heavy ones were drawn first.
 
+    def expected(self, labels: Labels, *, classes: Sequence[str]) -> NDArray[np.float64]:
+        """Say how often an epoch shows each class on average.
+
+        With replacement exactly: the class's share of all weights. Without, to well under one sample in a hundred: a
+        sample is in if its clock (see `_draw_without_replacement`) rings before the time by which as many have rung,
+        on average, as an epoch has.
+
+        Args:
+            labels: Class index of each sample, int64 (N,).
+            classes: Class names.
+        Returns:
+            Samples of each class, (C,); they add up to `count`.
+        Raises:
+            UserError: If the weights cannot be drawn by.
+        """
+        weights = self._checked_weights(labels, classes=classes)
+        count = self.count(labels)
+        if self.replacement:
+            likely = count * weights / weights.sum()
+        elif count == np.count_nonzero(weights):
+            likely = (weights > 0).astype(np.float64)
+        else:
+            likely = -np.expm1(-weights * _time_until(count, weights))
+        return np.bincount(labels, weights=likely, minlength=len(classes)).astype(np.float64)
+
     def _checked_weights(self, labels: Labels, *, classes: Sequence[str]) -> Weights:
         weights = np.asarray(self.sample_weights(labels, classes=classes), np.float64)
         if weights.shape != labels.shape or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
@@ -140,6 +165,17 @@ def _draw_without_replacement(weights: Weights, bits: NDArray[np.uint64]) -> NDA
     clocks = np.full(len(weights), np.inf)
     np.divide(-np.log1p(-_unit(bits)), weights, out=clocks, where=weights > 0)
     return np.argsort(clocks, kind="stable")
+
+
+def _time_until(count: int, weights: Weights) -> float:
+    """Find the time by which so many of the clocks have rung on average; fewer than there are."""
+    low, high = 0.0, 1.0
+    while -np.expm1(-weights * high).sum() < count:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if -np.expm1(-weights * middle).sum() < count else (low, middle)
+    return high
 
 
 def _unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""A run's pictures: numbers in, matplotlib figures out; nothing here knows a trainer."""
+"""Pictures: pure functions from numbers to matplotlib figures, which know neither a trainer nor torch."""

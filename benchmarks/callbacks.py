@@ -1,0 +1,64 @@
+"""What looking costs: a validation with all callbacks on against one without; ``python benchmarks/callbacks.py``.
+
+Alternates two runs of ``clf fit`` on the same rendered images, each in a fresh process and a folder of its own, and
+compares the medians of ``time/val_s`` (timing.csv) over all their epochs: from the start of a validation to the moment
+when every callback is done with it. The first epoch of each run warms up and does not count. Also compared is the wall
+clock of whole runs, start-up and the drawing process included.
+"""
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from clf.config import CALLBACKS
+from clf.environment import device_name
+
+KEPT = ("timing",)  # what measures
+KINDS = ("with", "without")
+
+
+def measure(kind: str, folder: Path, *, words: list[str]) -> tuple[list[float], float]:
+    """Run once: seconds of each validation but the first, and of the whole command."""
+    off = [word for name in CALLBACKS if name not in KEPT for word in (f"--callbacks.{name}", "null")]
+    command = [sys.executable, "-m", "clf", "fit", "--config", "demo.yaml", "--data.root", str(folder / "data"), *words]
+    work = Path(folder, kind)
+    work.mkdir(exist_ok=True)
+    start = time.perf_counter()
+    subprocess.run(command + (off if kind == "without" else []), cwd=work, check=True, capture_output=True)
+    wall = time.perf_counter() - start
+    newest = max(work.glob("runs/demo/*/timing.csv"))
+    with newest.open(encoding="utf-8", newline="") as file:
+        return [float(row["time/val_s"]) for row in csv.DictReader(file)][1:], wall
+
+
+def main() -> None:
+    """Print medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
+    flags, words = parser.parse_known_args()
+    words = ["--trainer.max_epochs", str(flags.epochs), *words]
+    validations: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    walls: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    with TemporaryDirectory() as folder:
+        synth = [sys.executable, "-m", "clf", "synth", "--output", f"{folder}/data"]
+        subprocess.run(synth, check=True, capture_output=True)
+        for _ in range(flags.rounds):
+            for kind in KINDS:
+                seconds, wall = measure(kind, Path(folder), words=words)
+                validations[kind] += seconds
+                walls[kind].append(wall)
+    print(f"{device_name('cpu')}, {flags.rounds} rounds of {flags.epochs} epochs {' '.join(words)}")
+    for name, found in (("validation", validations), ("whole run", walls)):
+        medians = {kind: statistics.median(values) for kind, values in found.items()}
+        each = ", ".join(f"{kind} callbacks {seconds:.3f} s" for kind, seconds in medians.items())
+        print(f"{name}: {each}, ratio {medians['with'] / medians['without']:.3f} (n = {len(found['with'])} each)")
+
+
+if __name__ == "__main__":
+    main()
