@@ -21,13 +21,20 @@ def describe(summary: Mapping[str, Any]) -> str:
     """Say a split's entry of ``metrics.json`` in one line: ``top-1 95.00 % (n = 240, 95 % interval …), macro F1 …``."""
     top1 = Proportion(round(summary["acc_top1"] * summary["n"]), summary["n"])
     lower, upper = summary["f1_macro_interval"]
-    line = f"top-1 {top1}, macro F1 {summary['f1_macro']:.3f} ({lower:.3f}–{upper:.3f}), ECE {summary['ece']:.3f}"
+    line = (
+        f"top-1 {top1}, macro F1 {_three(summary['f1_macro'])} ({lower:.3f}–{upper:.3f}), ECE {_three(summary['ece'])}"
+    )
     if "ece_calibrated" in summary:
-        line += f" ({summary['ece_calibrated']:.3f} calibrated)"
+        line += f" ({_three(summary['ece_calibrated'])} calibrated)"
     if summary["worst_class"] is None:
         return line
     worst = summary["worst_class"]
     return f"{line}, worst class {worst['name']!r} {100 * worst['acc']:.0f} % of {worst['n']}"
+
+
+def _three(value: float | None) -> str:
+    """Round to three digits; JSON has null where there is no number."""
+    return "nan" if value is None else f"{value:.3f}"
 
 
 def table(summary: Mapping[str, Any], *, most: int = 5) -> str:

@@ -60,8 +60,9 @@ def write_run(
 
 
 @pytest.fixture(autouse=True)
-def folder(workdir: Path) -> Path:
-    """All tests work in a folder of their own, which holds no runs yet."""
+def folder(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All tests work in a folder of their own, which holds no runs yet, and in a terminal that is wide enough."""
+    monkeypatch.setenv("COLUMNS", "120")
     return workdir
 
 
