@@ -16,8 +16,10 @@ from lightning.pytorch.tuner.tuning import Tuner
 from torch.nn.functional import avg_pool1d
 from torch.optim import Optimizer
 
+from clf.artist import Drawing
 from clf.classifier import Classifier
 from clf.errors import UserError
+from clf.figures.training import learning_rates
 
 log = logging.getLogger("clf")
 
@@ -90,16 +92,15 @@ def find_lr(trainer: Trainer, model: Classifier, data: LightningDataModule, *, f
     _train_plainly(model)
     curve = _Curve(model)
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):  # of Lightning's own progress bar
-        finder = Tuner(trainer).lr_find(model, datamodule=data, min_lr=1e-6, max_lr=10.0, update_attr=False)
-    assert finder is not None, "only fast_dev_run finds nothing"
+        Tuner(trainer).lr_find(model, datamodule=data, min_lr=1e-6, max_lr=10.0, update_attr=False)
     smoothed = moving_average(curve.losses)
     found = suggest(curve.rates, smoothed)
-    finder.results = {"lr": curve.rates[: len(smoothed)], "loss": smoothed}
     place = _next_place(folder)
     with place.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
         rows = zip(curve.rates, curve.losses, smoothed, strict=False)  # the last losses may be no numbers any more
         csv.writer(file).writerows([("lr", "loss", "smoothed"), *rows])
-    _draw(finder, found, place.with_suffix(".png"))
+    numbers = {"rates": curve.rates[: len(smoothed)], "losses": smoothed, "found": found}
+    Drawing(place.with_suffix(".png"), learning_rates, numbers).draw()
     log.info("find_lr: the curve of %d steps is in %s and .csv", len(smoothed), place.with_suffix(".png"))
     if found is None:
         raise UserError("find_lr: the loss never falls; look at the curve, at the data and at the model")
@@ -215,21 +216,3 @@ def _next_place(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     taken = [int(number[1]) for path in folder.iterdir() if (number := re.fullmatch(r"find_lr-(\d+)\..*", path.name))]
     return folder / f"find_lr-{max(taken, default=0) + 1:03d}"
-
-
-def _draw(finder: Any, found: float | None, file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")  # a window would need a screen
-    from matplotlib import pyplot
-
-    figure = finder.plot()
-    [axes] = figure.axes
-    if found is not None:
-        axes.axvline(found, color="red", label=f"{found:.1e}")
-        axes.legend()
-        # Where it diverges it would press the rest of the curve flat.
-        first, lowest = finder.results["loss"][0], min(finder.results["loss"])
-        axes.set_ylim(lowest - 0.1 * abs(first), first + 0.5 * abs(first))
-    figure.savefig(file)
-    pyplot.close(figure)

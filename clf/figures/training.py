@@ -53,6 +53,28 @@ def history(
     return figure
 
 
+def learning_rates(rates: Sequence[float], losses: Sequence[float], *, found: float | None) -> "Figure":
+    """Draw what a search for the learning rate saw: the loss while the rate rises.
+
+    Args:
+        rates: The rate at each step, rising.
+        losses: The loss after each step.
+        found: The rate to train with; None where the search found none.
+    """
+    note = "no rate found" if found is None else f"found: {found:.1e}"
+    figure = canvas.new_figure(6.5, 3.2, title="Loss while the learning rate rises", note=note)
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=canvas.BLUE, linewidth=1.2)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    canvas.tidy(axes, grid="both")
+    if found is not None and losses:
+        axes.axvline(found, color=canvas.RED, linestyle=":", linewidth=1.5)
+        # Where it diverges it would press the rest of the curve flat.
+        first, lowest = losses[0], min(losses)
+        axes.set_ylim(lowest - 0.1 * abs(first), first + 0.5 * abs(first))
+    return figure
+
+
 def best_row(metrics: Sequence[Row], *, monitor: str, mode: Literal["min", "max"]) -> Row | None:
     """Find the row with the best score, of equal ones the first; None where nothing finite was measured."""
     judged = [row for row in metrics if math.isfinite(row.get(monitor, math.nan))]
