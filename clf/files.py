@@ -1,12 +1,14 @@
 """Files that are whole or not there."""
 
+import csv
+import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -37,6 +39,19 @@ def replace_text(path: Path, text: str) -> None:
         text: What it says from now on, UTF-8.
     """
     replace_file(path, lambda file: file.write(text.encode()))
+
+
+def replace_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Replace a CSV file as a whole, see `replace_file`.
+
+    Args:
+        path: The file; folders that are missing are made.
+        columns: Its first line.
+        rows: The cells of the others; whatever is in them stays in its cell.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    replace_text(path, text.getvalue())
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The run's own record: ``metrics.csv`` and ``timing.csv``, one row per epoch, continued after a resume."""
 
 import csv
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from clf.errors import UserError
-from clf.files import replace_text
+from clf.files import replace_csv
 
 TIMING = "time/"
 """Start of the keys that depend on the clock; they go to ``timing.csv``, so that ``metrics.csv`` is deterministic."""
@@ -115,11 +114,8 @@ class _EpochTable:
         if self._rows is None or not (self._grown or (everything and self._changed)):
             return
         names = sorted({name for row in self._rows.values() for name in row}, key=_column_order)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row for _, row in sorted(self._rows.items()))
-        replace_text(self._path, text.getvalue())
+        rows = ([row.get(name, "") for name in names] for _, row in sorted(self._rows.items()))
+        replace_csv(self._path, names, rows)
         self._changed = self._grown = False
 
 

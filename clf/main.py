@@ -118,9 +118,7 @@ def _list_configs(rest: list[str]) -> int:
 
 def _report(rest: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
-        print(
-            "usage: clf report [RUN]\n\nWrite report.html of a run again: RUN is its directory (default: runs/latest)."
-        )
+        print(REPORT_HELP, end="")
         return 0
     flags, more = [word for word in rest if word.startswith("-")], rest[1:]
     if flags or more:

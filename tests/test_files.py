@@ -1,11 +1,12 @@
 """Files and folders that are whole or not there."""
 
+import csv
 from pathlib import Path
 
 import pytest
 from datasets import touch
 
-from clf.files import new_folder
+from clf.files import new_folder, replace_csv
 
 
 def test_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -37,3 +38,10 @@ def test_folder_of_another_process_is_kept(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"):
         fill()
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "theirs.txt"]
+
+
+def test_whatever_a_cell_holds_it_stays_one_cell(tmp_path: Path) -> None:
+    rows = [['a,"b".png', "<b>", "c\nd"], ["", "0.25", "שלום"]]
+    replace_csv(tmp_path / "new/table.csv", ["path", 'the "class"', "label"], rows)
+    with (tmp_path / "new/table.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["path", 'the "class"', "label"], *rows]

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from clf.callbacks.checkpoint import Checkpoint
-from clf.callbacks.mistakes import Mistakes, as_csv
+from clf.callbacks.mistakes import Mistakes
 from clf.callbacks.predictions import Predictions
 from clf.errors import UserError
 from clf.gradcam import heat_maps
@@ -147,11 +147,6 @@ def test_where_the_output_is_no_number_the_mistake_comes_last_without_a_predicti
     rows = [(row["label"], row["confidence"]) for row in table(root.parent / "run/plots/mistakes_val.csv")]
     assert rows[-2:] == [("", "")] * 2
     assert sorted(rows, key=lambda row: row == ("", "")) == rows
-
-
-def test_a_path_with_commas_and_quotes_stays_one_cell(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text(as_csv([('a,"b".png', "<b>", "c\nd", 0.25)]), newline="")
-    assert table(tmp_path / "x.csv") == [{"path": 'a,"b".png', "true": "<b>", "label": "c\nd", "confidence": "0.25"}]
 
 
 def test_without_grad_cam_the_images_stand_alone(root: Path) -> None:

@@ -1,16 +1,12 @@
 """Who is taken for whom: the confusion matrix of every validation and of the test, drawn and counted."""
 
-import csv
-import io
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from clf.confusion import Counts
 from clf.errors import UserError
 from clf.evaluation import Evaluation
 from clf.figures.evaluation import confusion_matrix
-from clf.files import replace_text
+from clf.files import replace_csv
 from clf.pictures import Pictures
 
 
@@ -51,18 +47,5 @@ class ConfusionMatrix(Callback):
         if evaluation.best:
             name = f"confusion_matrix_{split}"
             self.pictures.draw(name, confusion_matrix, key=kept_key, step=trainer.global_step, **numbers)
-            replace_text(self.pictures.folder / f"{name}.csv", as_csv(evaluation.counts, evaluation.classes))
-
-
-def as_csv(counts: Counts, classes: list[str]) -> str:
-    """Write a confusion matrix as CSV: a row for each true class, a column for each predicted one.
-
-    Args:
-        counts: Images, int64 (C, C).
-        classes: Class names, C.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true", *classes])
-    writer.writerows([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
-    return text.getvalue()
+            rows = ([true, *row] for true, row in zip(evaluation.classes, evaluation.counts.tolist(), strict=True))
+            replace_csv(self.pictures.folder / f"{name}.csv", ["true", *evaluation.classes], rows)

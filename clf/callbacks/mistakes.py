@@ -1,7 +1,5 @@
 """What a network gets most confidently wrong, and where it looked."""
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ from clf.data.roots import folder_of
 from clf.errors import UserError
 from clf.evaluation import Evaluation
 from clf.figures.galleries import Tile, gallery
-from clf.files import replace_text
+from clf.files import replace_csv
 from clf.gradcam import NoFeatureMap, heat_maps
 from clf.pictures import Pictures
 from clf.preprocess import decode, evaluation_array
@@ -90,7 +88,8 @@ class Mistakes(Callback):
         if self.pictures is None or self.pictures.folder is None or not evaluation.best:
             return
         rows = mistakes(evaluation)
-        replace_text(self.pictures.folder / f"mistakes_{evaluation.split}.csv", as_csv(rows))
+        path = self.pictures.folder / f"mistakes_{evaluation.split}.csv"
+        replace_csv(path, ["path", "true", "label", "confidence"], map(_cells, rows))
         shown = rows[: self.count]
         found = Found(evaluation.split, evaluation.epoch, trainer.global_step, len(evaluation), len(rows), shown)
         if trainer.state.fn == TrainerFn.FITTING:
@@ -171,14 +170,10 @@ def mistakes(evaluation: Evaluation) -> list[tuple[str, str, str, float]]:
     ]
 
 
-def as_csv(rows: Sequence[tuple[str, str, str, float]]) -> str:
-    """Lay mistakes out with the columns of ``predictions/val.csv``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "true", "label", "confidence"])
-    for path, label, named, sure in rows:
-        writer.writerow([path, label, "", ""] if math.isnan(sure) else [path, label, named, f"{sure:.6g}"])
-    return text.getvalue()
+def _cells(row: tuple[str, str, str, float]) -> tuple[str, str, str, str]:
+    """Write a mistake as ``predictions/val.csv`` does: without a prediction two cells are empty."""
+    path, label, named, sure = row
+    return (path, label, "", "") if math.isnan(sure) else (path, label, named, f"{sure:.6g}")
 
 
 def _best_weights(trainer: Trainer) -> dict[str, Tensor] | None:

@@ -1,8 +1,8 @@
 """What training draws, class by class, against what it should draw."""
 
 import csv
-import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clf.data.datamodule import ImageData
 from clf.errors import UserError
 from clf.figures import data as figures
-from clf.files import replace_text
+from clf.files import replace_csv
 from clf.pictures import Pictures
 
 log = logging.getLogger("clf")
@@ -45,7 +45,7 @@ class SamplerDistribution(Callback):
             log.warning("sampler.csv was not continued: %s", error)
             return
         draws[epoch] = data.class_draws(epoch)
-        replace_text(path, _as_csv(draws, data.classes))
+        replace_csv(path, _COLUMNS, _rows(draws, data.classes))
         drawn, expected = zip(*draws.values(), strict=True)
         self.pictures.draw(
             "sampler",
@@ -61,14 +61,10 @@ class SamplerDistribution(Callback):
         )
 
 
-def _as_csv(draws: _Draws, classes: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+def _rows(draws: _Draws, classes: list[str]) -> Iterator[tuple[int, str, int, float]]:
     for epoch, columns in draws.items():
         for name, drawn, expected in zip(classes, *(column.tolist() for column in columns), strict=True):
-            writer.writerow([epoch, name, drawn, round(expected, 3)])
-    return text.getvalue()
+            yield epoch, name, drawn, round(expected, 3)
 
 
 def _read(path: Path, classes: list[str]) -> _Draws:
