@@ -23,7 +23,8 @@ RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
 
 # Where what is imported and what is installed have different names.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+# wandb brings protobuf, which reads its files.
+DISTRIBUTIONS = {"PIL": "pillow", "google": "wandb", "yaml": "pyyaml", "sklearn": "scikit-learn"}
 
 
 def undeclared(sources: list[str], declared: list[Requirement]) -> set[str]:
@@ -153,7 +154,9 @@ def test_the_wheel_brings_configs_templates_types_and_the_command(
     shipped = {f"clf/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert shipped
     templates = {str(path.relative_to(ROOT)) for path in (ROOT / "clf/templates").iterdir()}
-    assert templates >= {"clf/templates/report.html", "clf/templates/report.css", "clf/templates/report.js"}
+    assert templates >= {
+        f"clf/templates/{name}" for name in ("report.html", "report.js", "comparison.html", "colours.css")
+    }
     assert shipped | templates | {"clf/py.typed", "clf/main.py"} <= names
     assert {name.split("/")[0] for name in names} == {"clf", f"clf-{PROJECT['version']}.dist-info"}
     assert "clf = clf.main:main" in commands
