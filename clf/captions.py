@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from clf.data.samples import SCORED_SPLITS
 from clf.records import Records, number
 
 ALTERNATIVES = {
@@ -20,8 +21,6 @@ ALTERNATIVES = {
 }
 """Picture -> section and title, in the order of the page."""
 
-_SPLITS = {"val": "validation", "test": "test"}
-
 
 def isolate(text: str) -> str:
     """Keep the direction of a name to itself where no element can, e.g. in an attribute."""
@@ -37,7 +36,7 @@ def describe_picture(name: str, records: Records) -> str:
     """
     kind, _, split = name.rpartition("_")
     scored = {"confusion_matrix": _confusion, "calibration": _calibration, "mistakes": _mistakes}
-    if kind in scored and split in _SPLITS:
+    if kind in scored and split in SCORED_SPLITS:
         return scored[kind](records, split)
     if name == "history":
         return _history(records)
@@ -59,7 +58,7 @@ def _score(records: Records, split: str) -> str:
     top1, n = number(entry.get("acc_top1")), number(entry.get("n"))
     if top1 is None or n is None:
         return ""
-    return f"{round(top1 * n)} of {n:.0f} {_SPLITS[split]} images are right ({100 * top1:.1f} %)."
+    return f"{round(top1 * n)} of {n:.0f} {SCORED_SPLITS[split]} images are right ({100 * top1:.1f} %)."
 
 
 def _data(records: Records) -> str:
@@ -81,7 +80,7 @@ def _confusion(records: Records, split: str) -> str:
 def _calibration(records: Records, split: str) -> str:
     entry = _entry(records, split)
     error, after = (number(entry.get(key)) for key in ("ece", "ece_calibrated"))
-    text = f"Reliability diagram of the {_SPLITS[split]} images: accuracy by confidence."
+    text = f"Reliability diagram of the {SCORED_SPLITS[split]} images: accuracy by confidence."
     if error is not None:
         text += f" Expected calibration error {error:.3f}"
         text += "." if after is None else f", {after:.3f} with the temperature."
@@ -89,7 +88,7 @@ def _calibration(records: Records, split: str) -> str:
 
 
 def _mistakes(records: Records, split: str) -> str:
-    text = f"The {_SPLITS[split]} images with the surest wrong predictions."
+    text = f"The {SCORED_SPLITS[split]} images with the surest wrong predictions."
     predicted = records.predicted.get(split)
     if predicted is None or not predicted.surest:
         return text

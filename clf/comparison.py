@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clf.data.layout import name_some
+from clf.data.samples import SCORED_SPLITS
 from clf.errors import UserError
 from clf.statistics import NOISE, holm, mcnemar_p, mean_interval, p_text, paired_interval, sign_flip_p
 
 Key = tuple[str, int, str]
 """One scored row: split, which of the rows of the same image it is (from 0), and the image's path."""
 
-SPLITS = ("val", "test")
+SPLITS = tuple(SCORED_SPLITS)
 NO_SETTING = ("seed_everything", "name")
 """Keys of a configuration that say nothing about what was tried."""
 

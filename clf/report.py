@@ -1,7 +1,5 @@
 """``report.html``: all that a run directory says, as one self-contained page; a run in, text out."""
 
-import base64
-import hashlib
 import json
 import math
 import shlex
@@ -11,21 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from clf.captions import ALTERNATIVES, describe_picture, isolate
+from clf.data.samples import SCORED_SPLITS
 from clf.files import replace_text
 from clf.illustrations import Illustration, illustrate
+from clf.pages import render_page
 from clf.records import Records, number, read_records
 from clf.runs import Run
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 PICTURE_BYTES = 3_300_000
 """What all pictures may take: as text they grow by a third, and the page stays below 5 MB."""
 
 MOST_EPOCHS = 100
-SPLITS = {"val": "Validation", "test": "Test"}
 DASH = "–"
 
 
@@ -75,9 +70,14 @@ def render(run: Run) -> str:
     records = read_records(run)
     pictures, damaged = illustrate(records.pictures, budget=PICTURE_BYTES)
     records.damaged += [(f"plots/{name}.png", reason) for name, reason in damaged.items()]
-    style, script = (TEMPLATES.joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
-    page = _environment().get_template("report.html")
-    text = page.render(
+    text = render_page(
+        "report",
+        script="report.js",
+        filters={"percent": percent, "decimal": decimal, "share": share, "shown": shown},
+        number=number,
+        isolate=isolate,
+        dash=DASH,
+        split_names=SCORED_SPLITS,
         **_summary(records),
         **_data(records),
         figures=_figures(records, pictures),
@@ -87,30 +87,8 @@ def render(run: Run) -> str:
         commands=_commands(records),
         records=records,
         version=version("clf"),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no place in a file
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "decimal": decimal, "share": share, "shown": shown}
-    environment.globals |= {"number": number, "isolate": isolate, "dash": DASH}
-    return environment
-
-
-def _hash(text: str) -> str:
-    """Name a text as a Content-Security-Policy does."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
 
 
 # ---------------------------------------------------------------------- numbers as people read them
@@ -149,7 +127,7 @@ def shown(value: Any) -> str:
 
 def _entries(records: Records) -> dict[str, dict[str, Any]]:
     """Find what ``metrics.json`` says about each split."""
-    found = {split: records.metrics.get(split) for split in SPLITS}
+    found = {split: records.metrics.get(split) for split in SCORED_SPLITS}
     return {split: entry for split, entry in found.items() if isinstance(entry, dict) and entry}
 
 
@@ -157,7 +135,7 @@ def _summary(records: Records) -> dict[str, Any]:
     entries = _entries(records)
     scored = {
         split: {
-            "title": SPLITS[split],
+            "title": SCORED_SPLITS[split].capitalize(),
             "entry": entry,
             "n": entry.get("n"),
             "top1": Score.of(entry, "acc_top1"),
@@ -254,7 +232,7 @@ def _rows(records: Records, what: str, *keys: str) -> dict[str, Any]:
         for each in listed:
             scores = {**each, "score": Score.of(each, "acc")}
             rows.setdefault(tuple(str(each.get(key, "")) for key in keys), {})[split] = scores
-    return {"splits": {split: SPLITS[split] for split in splits}, "rows": rows}
+    return {"splits": {split: SCORED_SPLITS[split].capitalize() for split in splits}, "rows": rows}
 
 
 def _history(records: Records) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A run's final numbers: ``metrics.json``, each with the number of images and the interval it deserves."""
 
-import csv
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clf.files import replace_text
+from clf.history import read_table
 from clf.statistics import Proportion
 
 
@@ -65,10 +65,7 @@ def as_text(laid_out: Table) -> str:
 
 def training_minutes(timing_csv: Path) -> float | None:
     """Sum up how long the epochs took, validation included and start-up not; None where nobody took the time."""
-    if not timing_csv.is_file():
-        return None
-    with timing_csv.open(encoding="utf-8", newline="") as file:
-        seconds = [float(row["time/epoch_s"]) for row in csv.DictReader(file) if row.get("time/epoch_s")]
+    seconds = [row["time/epoch_s"] for row in read_table(timing_csv) if "time/epoch_s" in row]
     return sum(seconds) / 60 if seconds else None
 
 

@@ -1,11 +1,8 @@
 """A comparison of runs for people: as text for a terminal, and as one HTML page that needs nothing else."""
 
-import base64
-import hashlib
 import io
 import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clf.data.samples import SCORED_SPLITS
+from clf.pages import render_page
 from clf.statistics import p_text
 
 Report = Mapping[str, Any]
 
 NONE = "–"
-NAMES = {"val": "validation", "test": "test"}
 _LONGEST_VALUE = 60
 _LEAST_WIDTH = 120  # Where nobody watches, a table is not squeezed into 80 columns.
 
@@ -33,26 +31,22 @@ def as_text(report: Report) -> str:
 
 def as_html(report: Report) -> str:
     """Lay a report out as a page: no network, no scripts, light and dark."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters.update(percent=percent, points=points, number=number, span=span, averaged=averaged, p=p_text)
-    pages.filters.update(digest=_digest)
-    pages.globals.update(NAMES=NAMES, worst=worst)
     scales = {
         split: _scale([run["splits"][split]["acc_top1_interval"] for run in report["runs"]])
-        for split in NAMES
+        for split in SCORED_SPLITS
         if split in report["splits"]
     }
     ends = [each["interval"] or [each["difference"]] * 2 for each in report["comparisons"]]
-    return pages.get_template("comparison.html").render(
-        **report, method=method(report), changes=changes(report), scales=scales, scale=_scale([*ends, [0.0, 0.0]])
+    return render_page(
+        "comparison",
+        filters=_FILTERS,
+        worst=worst,
+        split_names=SCORED_SPLITS,
+        **report,
+        method=method(report),
+        changes=changes(report),
+        scales=scales,
+        scale=_scale([*ends, [0.0, 0.0]]),
     )
 
 
@@ -143,7 +137,7 @@ def _runs(report: Report, split: str) -> str:
         cells = (run["name"], str(run["seed"]), percent(at["acc_top1"]), f"{span(at['acc_top1_interval'])} %")
         f1 = (number(at["f1_macro"]), span(at["f1_macro_interval"], scale=1, digits=3))
         table.add_row(*map(_cell, (*cells, *f1, number(at["ece"]), worst(at), number(run["minutes"], 1))))
-    lines = [f"{NAMES[split]}: {report['n'][split]} images", _draw(table)]
+    lines = [f"{SCORED_SPLITS[split]}: {report['n'][split]} images", _draw(table)]
     for group in report["groups"]:
         mean = group["splits"][split]
         top1 = f"top-1 {averaged(mean['acc_top1'], scale=100, digits=2)} %"
@@ -159,7 +153,7 @@ def _comparisons(report: Report) -> str:
         numbers = (points(each["difference"]), span(each["interval"], sign="+"), str(each["gained"]), str(each["lost"]))
         chances = [p_text(each[key]) for key in ("p", *more)]
         table.add_row(*map(_cell, (each["other"], *numbers, *chances)))
-    images = " and ".join(NAMES[split] for split in report["splits"])
+    images = " and ".join(SCORED_SPLITS[split] for split in report["splits"])
     return f"against {_plain(report['sides'][0])}, on the same images of {images}\n{_draw(table)}\n{method(report)}"
 
 
@@ -193,13 +187,17 @@ def _plain(text: str) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- page
 
+_FILTERS: Mapping[str, Callable[..., str]] = {
+    "percent": percent,
+    "points": points,
+    "number": number,
+    "span": span,
+    "averaged": averaged,
+    "p": p_text,
+}
+
 
 def _scale(intervals: Sequence[Sequence[float]]) -> dict[str, float]:
     """Choose the axis on which intervals are drawn: from the lowest end to the highest."""
     low, high = min(each[0] for each in intervals), max(each[1] for each in intervals)
     return {"low": low, "width": max(high - low, 1e-9)}
-
-
-def _digest(text: str) -> str:
-    """Hash a style sheet as a content security policy wants it."""
-    return base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()

@@ -21,7 +21,7 @@ HOUSE = (
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers"}),
     ("F2", {"comparison", "evaluation", "pictures", "report", "scoreboard"}),
-    ("F2", {"artist", "captions", "figures", "tracking"}),
+    ("F2", {"artist", "captions", "figures", "pages", "tracking"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
     ("F0", {"rates", "recipes", "records"}),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clf.classifier import Classifier
 from clf.data.roots import folder_of
+from clf.data.samples import SCORED_SPLITS
 from clf.errors import UserError
 from clf.evaluation import Evaluation
 from clf.figures.galleries import Tile, gallery
@@ -24,8 +25,6 @@ from clf.pictures import Pictures
 from clf.preprocess import decode, evaluation_array
 
 log = logging.getLogger("clf")
-
-_SPLITS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Mistakes(Callback):
             Tile(path, label, None if math.isnan(sure) else named, sure, place, heat=where)
             for (path, label, named, sure), place, where in zip(found.rows, places, heat, strict=True)
         ]
-        share = f"{found.wrong} of {found.images} {_SPLITS[found.split]} images were mistaken"
+        share = f"{found.wrong} of {found.images} {SCORED_SPLITS[found.split]} images were mistaken"
         when = f" in epoch {found.epoch}" if found.split == "val" else ""
         seen = "; beside an image, where the network saw the class that it named (Grad-CAM)"
         self.pictures.draw(

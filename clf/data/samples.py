@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 Split = Literal["train", "val", "test"]
+SCORED_SPLITS: Final[Mapping[str, str]] = {"val": "validation", "test": "test"}
+"""Splits that a network is judged by, and what people call them."""
+
 Metadata = Mapping[str, str | int | float | bool | None]
 
 
