@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import drawings
 import pytest
+import toy_figures
 from PIL import Image
 
 from clf.artist import Artist, Drawing
@@ -27,7 +27,7 @@ def artist(monkeypatch: pytest.MonkeyPatch) -> Iterator[Artist]:
     artist.abandon()
 
 
-def drawing(path: Path, figure: Callable[..., Any] = drawings.plain, **numbers: Any) -> Drawing:
+def drawing(path: Path, figure: Callable[..., Any] = toy_figures.plain, **numbers: Any) -> Drawing:
     return Drawing(path, figure, numbers, key=path.stem)
 
 
@@ -55,7 +55,7 @@ def test_pictures_are_there_once_the_artist_has_finished(tmp_path: Path, artist:
 
 
 def test_of_several_drawings_of_one_picture_only_the_newest_is_waited_for(tmp_path: Path, artist: Artist) -> None:
-    artist.submit(drawing(tmp_path / "first.png", drawings.when_told, told=str(tmp_path / "told")))
+    artist.submit(drawing(tmp_path / "first.png", toy_figures.when_told, told=str(tmp_path / "told")))
     for inches in (1, 2, 3):
         artist.submit(drawing(tmp_path / "picture.png", inches=inches))
     (tmp_path / "told").touch()
@@ -67,7 +67,7 @@ def test_of_several_drawings_of_one_picture_only_the_newest_is_waited_for(tmp_pa
 def test_one_that_cannot_be_drawn_says_why_and_leaves_the_old_one(tmp_path: Path, artist: Artist) -> None:
     artist.submit(drawing(tmp_path / "picture.png", inches=1))
     artist.finish()
-    artist.submit(drawing(tmp_path / "picture.png", drawings.broken))
+    artist.submit(drawing(tmp_path / "picture.png", toy_figures.broken))
     artist.submit(drawing(tmp_path / "picture2.png", inches=2))
     artist.finish()
     assert [error for _, error in artist.collect()] == ["", "ZeroDivisionError: division by zero", ""]
@@ -84,7 +84,7 @@ def test_what_cannot_even_travel_says_so_and_the_next_one_is_drawn(tmp_path: Pat
 
 
 def test_a_process_that_dies_costs_one_picture(tmp_path: Path, artist: Artist) -> None:
-    artist.submit(drawing(tmp_path / "a.png", drawings.suicide))
+    artist.submit(drawing(tmp_path / "a.png", toy_figures.suicide))
     artist.submit(drawing(tmp_path / "b.png"))
     artist.finish()
     [(_, first), (_, second)] = artist.collect()
@@ -93,13 +93,13 @@ def test_a_process_that_dies_costs_one_picture(tmp_path: Path, artist: Artist) -
 
 
 def test_what_a_figure_prints_does_not_stand_in_the_way(tmp_path: Path, artist: Artist) -> None:
-    artist.submit(drawing(tmp_path / "a.png", drawings.talkative))
+    artist.submit(drawing(tmp_path / "a.png", toy_figures.talkative))
     artist.finish()
     assert [error for _, error in artist.collect()] == [""]
 
 
 def test_an_artist_that_is_abandoned_draws_no_more_and_does_not_wait(tmp_path: Path, artist: Artist) -> None:
-    artist.submit(drawing(tmp_path / "first.png", drawings.when_told, told=str(tmp_path / "never")))
+    artist.submit(drawing(tmp_path / "first.png", toy_figures.when_told, told=str(tmp_path / "never")))
     artist.submit(drawing(tmp_path / "second.png"))
     wait_for((tmp_path / "never.asked").exists)
     artist.abandon()
@@ -107,7 +107,7 @@ def test_an_artist_that_is_abandoned_draws_no_more_and_does_not_wait(tmp_path: P
 
 
 def test_ctrl_c_is_not_meant_for_the_drawing_process(tmp_path: Path, artist: Artist) -> None:
-    artist.submit(drawing(tmp_path / "first.png", drawings.when_told, told=str(tmp_path / "told")))
+    artist.submit(drawing(tmp_path / "first.png", toy_figures.when_told, told=str(tmp_path / "told")))
     wait_for((tmp_path / "told.asked").exists)
     process = int((tmp_path / "told.asked").read_text())
     assert os.getsid(process) != os.getsid(0)
@@ -121,10 +121,10 @@ def test_ctrl_c_is_not_meant_for_the_drawing_process(tmp_path: Path, artist: Art
 _KILLED = """
 import sys, time
 from pathlib import Path
-import drawings
+import toy_figures
 from clf.artist import Artist, Drawing
 folder = Path(sys.argv[1])
-Artist().submit(Drawing(folder / "a.png", drawings.when_told, {"told": str(folder / "told")}))
+Artist().submit(Drawing(folder / "a.png", toy_figures.when_told, {"told": str(folder / "told")}))
 time.sleep(600)
 """
 
@@ -159,6 +159,6 @@ def test_a_file_of_the_working_folder_is_not_taken_for_a_module(
 
 
 def test_class_names_in_any_script_cost_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    drawing(tmp_path / "a.png", drawings.titled, title="球衣 ⚽ مرحبا").draw()
+    drawing(tmp_path / "a.png", toy_figures.titled, title="球衣 ⚽ مرحبا").draw()
     assert (tmp_path / "a.png").exists()
     assert not recwarn.list

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clf import calibration, slices
+from clf import calibration
 from clf.artist import Drawing
 from clf.confusion import Counts
 from clf.figures import canvas, data, evaluation, training
-from clf.statistics import Proportion
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = ["a/b", '"q"', "$x_{$", "<script>alert(1)</script>", "🦊", "שלום", "line\nbreak\t", "x" * 300, "", "none"]
@@ -57,12 +56,7 @@ EVERYTHING: dict[str, tuple[Any, dict[str, Any]]] = {
         {"counts": np.zeros((70, 70), np.int64), "classes": HOSTILE * 7, "title": "none"},
     ),
     "reliability": (evaluation.reliability, {"before": BINS, "after": BINS, "temperature": 1.5, "title": "t"}),
-    "reliability-empty": (evaluation.reliability, {"before": [], "after": None, "temperature": 1.0, "title": "t"}),
-    "slices-hostile": (
-        evaluation.slices,
-        {"found": [slices.Slice(n, n, Proportion(1, 2)) for n in HOSTILE], "overall": 0.5, "title": "$"},
-    ),
-    "slices-none": (evaluation.slices, {"found": [], "overall": float("nan"), "title": "t"}),
+    "reliability-empty": (evaluation.reliability, {"before": [], "after": [], "temperature": 1.0, "title": "t"}),
     "history": (
         training.history,
         {
@@ -144,6 +138,11 @@ def test_a_name_is_written_as_it_is_in_one_short_line() -> None:
     assert not any(label.get_parse_math() for label in [*axes.get_yticklabels(), *axes.get_xticklabels()])
 
 
+def test_a_name_is_cut_only_where_it_is_longer_than_there_is_room() -> None:
+    assert [canvas.shorten("cat", most=3), canvas.shorten("panther", most=4)] == ["cat", "pan…"]
+    assert canvas.shorten(" a  b\tc\n", most=9) == "a b c"
+
+
 def test_up_to_60_classes_have_all_names_and_their_counts_in_the_cells() -> None:
     axes = evaluation.confusion_matrix(matrix(42), names(42), "t").axes[0]
     assert labels(axes.yaxis) == labels(axes.xaxis) == names(42)
@@ -181,19 +180,6 @@ def test_reliability_shows_how_often_each_confidence_is_right_and_both_errors() 
     before = 100 * calibration.expected_calibration_error(BINS)
     note = figure.texts[1].get_text()
     assert note == f"expected calibration error (ECE) {before:.1f} % → 1.0 %, 4 images"
-    assert len(evaluation.reliability(BINS, None, temperature=1.0, title="t").axes) == 2
-
-
-def test_slices_stand_by_key_with_the_lowest_first_and_of_many_the_lowest_40_are_drawn() -> None:
-    found = [slices.Slice("b", "high", Proportion(9, 10)), slices.Slice("b", "low", Proportion(1, 10))]
-    found += [slices.Slice("a", str(at), Proportion(100, 100)) for at in range(5)]
-    axes = evaluation.slices(found, overall=0.7, title="t").axes[0]
-    assert labels(axes.yaxis) == [*(f"a: {at}" for at in range(5)), "b: low", "b: high"]
-    assert texts(axes)[5:] == ["10.0 %  n = 10", "90.0 %  n = 10"]
-    many = [slices.Slice("a", str(at), Proportion(at, 100)) for at in range(50)]
-    figure = evaluation.slices(many, overall=0.7, title="t")
-    assert labels(figure.axes[0].yaxis) == [f"a: {at}" for at in range(40)]
-    assert figure.texts[1].get_text().endswith("the lowest 40 of 50")
 
 
 def panel(figure: Any, title: str) -> Any:

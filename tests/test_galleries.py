@@ -9,7 +9,7 @@ import pytest
 from datasets import draw
 from matplotlib.colors import to_hex
 
-from clf.figures.galleries import Tile, gallery, overlaid, percent, short
+from clf.figures.galleries import Tile, gallery, overlaid, percent
 from clf.preprocess import Preprocessing
 
 PREPROCESSING = Preprocessing(size=(8, 8))
@@ -107,7 +107,3 @@ def test_images_and_words_lie_inside_the_picture_and_apart(count: int, size: tup
 )
 def test_only_certainty_is_a_hundred_percent(share: float, text: str) -> None:
     assert percent(share) == text
-
-
-def test_a_text_is_one_line_of_so_many_letters() -> None:
-    assert [short("cat", 3), short("a  b\tc\n", 9), short("panther", 4)] == ["cat", "a b c", "pan…"]

@@ -16,6 +16,7 @@ SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 SMALL, TINY = 8.0, 6.0
 _DPI = 110
 _LONGEST_NAME = 24
+LEFT_TO_RIGHT = "\u200e"  # else a name in Arabic turns the whole line around
 _LETTER = 0.62  # width of a letter over its size, on average
 
 
@@ -83,7 +84,7 @@ def say_nothing_to_show(axes: "Axes", reason: str) -> None:
 
 def shorten(name: str, *, most: int = _LONGEST_NAME) -> str:
     """Put a name into one line of at most so many characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    line = " ".join("".join(c if c.isprintable() or c == LEFT_TO_RIGHT else " " for c in name).split())
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
 
 

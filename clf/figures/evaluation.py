@@ -1,4 +1,4 @@
-"""What a network gets right and wrong, and how sure it is: confusion matrix, reliability diagram, slices."""
+"""What a network gets right and wrong, and how sure it is: confusion matrix, reliability diagram."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from clf.calibration import Bin, expected_calibration_error
 from clf.confusion import Counts
 from clf.figures import canvas
-from clf.slices import Slice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 _MOST_WITH_NUMBERS = 60
 _MOST_CONFUSED = 8
-_MOST_SLICES = 40
 
 
 def confusion_matrix(counts: Counts, classes: Sequence[str], title: str) -> "Figure":
@@ -133,23 +131,21 @@ def _explain_colours(figure: "Figure", diagonal: "Colormap", others: "Colormap")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def reliability(before: Sequence[Bin], after: Sequence[Bin] | None, *, temperature: float, title: str) -> "Figure":
+def reliability(before: Sequence[Bin], after: Sequence[Bin], *, temperature: float, title: str) -> "Figure":
     """Draw how often the network is right against how sure it is, before and after calibration.
 
     Args:
         before: Images by confidence, as the network says it.
-        after: The same with logits divided by the temperature; None where there is none.
-        temperature: It.
+        after: The same with logits divided by the temperature.
+        temperature: The one that was fitted on validation.
         title: What was scored.
     """
     n = sum(each.n for each in before)
-    columns = [("as the network says it", before)]
-    if after is not None:
-        columns.append((f"divided by the temperature {temperature:.3g}", after))
+    columns = [("as the network says it", before), (f"divided by the temperature {temperature:.3g}", after)]
     errors = [expected_calibration_error(list(bins)) for _, bins in columns]
     note = f"expected calibration error (ECE) {' → '.join(map(canvas.percent, errors))}, {n:,} images"
-    figure = canvas.new_figure(0.6 + 4.4 * len(columns), 5.6, title=title, note=note, footer=0.35)
-    grid = figure.subplots(2, len(columns), height_ratios=[3, 1], sharex=True, sharey="row", squeeze=False)
+    figure = canvas.new_figure(9.4, 5.6, title=title, note=note, footer=0.35)
+    grid = figure.subplots(2, 2, height_ratios=[3, 1], sharex=True, sharey="row")
     for (name, bins), (above, below) in zip(columns, grid.T, strict=True):
         _reliability_panel(above, bins, title=name)
         widths = [each.upper - each.lower for each in bins]
@@ -183,41 +179,6 @@ def _reliability_panel(axes: "Axes", bins: Sequence[Bin], *, title: str) -> None
     axes.tick_params("x", labelbottom=False)
     if not bins:
         canvas.say_nothing_to_show(axes, "no image has a confidence")
-
-
-def slices(found: Sequence[Slice], *, overall: float, title: str) -> "Figure":
-    """Draw accuracy by metadata, the lowest of each key first; of many slices the lowest 40.
-
-    Args:
-        found: The slices.
-        overall: Accuracy over all images, for comparison.
-        title: What was scored.
-    """
-    shown = sorted(sorted(found, key=lambda each: each.accuracy.interval())[:_MOST_SLICES], key=lambda each: each.key)
-    left_out = f", the lowest {len(shown)} of {len(found)}" if len(shown) < len(found) else ""
-    note = f"95 % intervals (Wilson); all images together: {canvas.percent(overall)}{left_out}"
-    figure = canvas.new_figure(9, 0.7 + 0.26 * max(len(shown), 3), title=title, note=note)
-    axes = figure.add_subplot()
-    if not shown:
-        canvas.say_nothing_to_show(axes, "no metadata that tells images apart")
-        return figure
-    values = [each.accuracy.value for each in shown]
-    lowest = min(shown, key=lambda each: each.accuracy.interval())
-    colours = [canvas.RED if each is lowest else canvas.BLUE for each in shown]
-    places = np.arange(len(shown))
-    whiskers = np.array([_reach(each.accuracy.value, each.accuracy.interval()) for each in shown]).T
-    axes.barh(places, values, color=colours, height=0.7, alpha=0.85)
-    axes.errorbar(values, places, xerr=whiskers, fmt="none", ecolor=canvas.INK, elinewidth=1)
-    axes.axvline(overall, color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    for place, each in enumerate(shown):
-        text = f"{canvas.percent(each.accuracy.value)}  n = {each.accuracy.n:,}"
-        axes.text(1.02, place, text, va="center", fontsize=canvas.SMALL, color=canvas.MUTED)
-    names = [f"{canvas.shorten(each.key)}: {canvas.shorten(each.value)}" for each in shown]
-    canvas.tidy(axes, grid="x")
-    axes.set_yticks(places, names, fontsize=canvas.SMALL, color=canvas.INK, parse_math=False)
-    axes.set(xlim=(0, 1.2), xticks=np.linspace(0, 1, 6), ylim=(len(shown) - 0.4, -0.6), xlabel="right")
-    axes.xaxis.set_major_formatter(_percent_ticks())
-    return figure
 
 
 def _reach(value: float, interval: tuple[float, float]) -> tuple[float, float]:

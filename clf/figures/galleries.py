@@ -9,20 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clf.figures import canvas
 from clf.preprocess import Preprocessing, UnreadableImage, decode, evaluation_pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RIGHT, _WRONG = "#00795a", "#c6411b"  # apart also for eyes that do not tell red from green
-_QUIET = "#5a5a5a"
 _EDGE = 1.75  # inches, of the longer side of an image
 _NARROWEST = 1.5  # inches, of what stands below an image
 _LINE = 0.17  # inches
 _GAP, _MARGIN, _HEAD = 0.22, 0.25, 0.62
 _SPLIT = 0.05  # inches, between an image and its heat map
 _LETTER = 0.077  # inches, of an average letter of 8 points
-_LEFT_TO_RIGHT = "\u200e"  # else a name in Arabic turns the whole line around
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def gallery(*, title: str, subtitle: str, tiles: Sequence[Tile], preprocessing: 
     figure = Figure(figsize=total, dpi=100, facecolor="white")
     page = _Page(figure, total)
     page.text(_MARGIN, _MARGIN, title, size=12, weight="bold", width=total[0] - 2 * _MARGIN)
-    page.text(_MARGIN, _MARGIN + 0.27, subtitle, size=8.5, color=_QUIET, width=total[0] - 2 * _MARGIN)
+    page.text(_MARGIN, _MARGIN + 0.27, subtitle, size=8.5, color=canvas.MUTED, width=total[0] - 2 * _MARGIN)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         left = _MARGIN + column * (tile_width + _GAP)
@@ -109,7 +108,7 @@ class _Page:
         self._figure.text(
             left / self._width,
             1 - top / self._height,
-            _LEFT_TO_RIGHT + short(text, most),
+            canvas.LEFT_TO_RIGHT + canvas.shorten(text, most=most),
             va="top",
             fontsize=size,
             parse_math=False,  # a $ in a name is no formula
@@ -135,15 +134,20 @@ def _draw(
     below = top + size[1] + 0.07
     sure = "" if math.isnan(tile.confidence) else f" · {percent(tile.confidence)}"
     mark = "✓" if tile.right else "✗"
-    said = short(tile.predicted or "no prediction", max(int(text_width / _LETTER) - len(sure) - 3, 4))
+    said = canvas.shorten(tile.predicted or "no prediction", most=max(int(text_width / _LETTER) - len(sure) - 3, 4))
     page.text(
-        left, below, f"{mark} {said}{_LEFT_TO_RIGHT if sure else ''}{sure}", width=text_width, color=edge, weight="bold"
+        left,
+        below,
+        f"{mark} {said}{canvas.LEFT_TO_RIGHT if sure else ''}{sure}",
+        width=text_width,
+        color=edge,
+        weight="bold",
     )
-    page.text(left, below + _LINE, f"is {tile.label}", width=text_width, color="black")
+    page.text(left, below + _LINE, f"is {tile.label}", width=text_width, color=canvas.INK)
     if tile.place:
         most = int(text_width / (_LETTER * 6 / 8))
         place = tile.place if len(tile.place) <= most else "…" + tile.place[1 - most :]
-        page.text(left, below + 2 * _LINE, place, width=text_width + 1, size=6, color=_QUIET)
+        page.text(left, below + 2 * _LINE, place, width=text_width + 1, size=6, color=canvas.MUTED)
 
 
 def _pixels(path: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -177,11 +181,3 @@ def percent(share: float) -> str:
     """Say a probability: ``97.3 %``; nothing but certainty is 100 %."""
     rounded = f"{100 * share:.1f}"
     return "> 99.9 %" if rounded == "100.0" and share < 1 else f"{rounded} %"
-
-
-def short(text: str, most: int) -> str:
-    """Bring a text into one line of so many letters."""
-    line = " ".join(
-        "".join(letter if letter.isprintable() or letter == _LEFT_TO_RIGHT else " " for letter in text).split()
-    )
-    return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
