@@ -88,13 +88,15 @@ def _calibration(records: Records, split: str) -> str:
 
 
 def _mistakes(records: Records, split: str) -> str:
-    text = f"The {SCORED_SPLITS[split]} images with the surest wrong predictions."
+    text = f"The {SCORED_SPLITS[split]} images that were mistaken with the highest confidence."
     predicted = records.predicted.get(split)
-    if predicted is None or not predicted.surest:
+    if predicted is None or not predicted.mistakes:
         return text
-    first = predicted.surest[0]
-    surest = f"{isolate(first.true)} taken for {isolate(first.label)} with {100 * first.confidence:.0f} % confidence"
-    return f"{text} {predicted.wrong} of {predicted.n} are wrong; the surest: {surest}."
+    first = predicted.mistakes[0]
+    most_confident = (
+        f"{isolate(first.true)} taken for {isolate(first.label)} with {100 * first.confidence:.0f} % confidence"
+    )
+    return f"{text} {predicted.wrong} of {predicted.n} are wrong; the most confident: {most_confident}."
 
 
 def _history(records: Records) -> str:

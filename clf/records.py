@@ -58,13 +58,13 @@ class Predicted:
     Args:
         n: Images with a true class.
         wrong: How many of them were taken for something else, or for nothing.
-        surest: The wrong ones with the highest confidence, the surest first.
+        mistakes: The wrong ones that have a prediction, the most confident first.
         confusions: (true class, predicted class, images), the most frequent first.
     """
 
     n: int
     wrong: int
-    surest: list[Mistake]
+    mistakes: list[Mistake]
     confusions: list[tuple[str, str, int]]
 
 
@@ -153,7 +153,7 @@ def read_predicted(path: Path, *, most: int) -> Predicted:
     """
     n, wrong, confusions = 0, 0, Counter[tuple[str, str]]()
 
-    def mistakes() -> Iterator[Mistake]:
+    def found() -> Iterator[Mistake]:
         nonlocal n, wrong
         for row in _rows(path, "path", "true", "label", "confidence"):
             n += 1
@@ -164,9 +164,9 @@ def read_predicted(path: Path, *, most: int) -> Predicted:
                 confusions[row["true"], row["label"]] += 1
                 yield Mistake(number(row["confidence"]) or 0.0, row["path"], row["true"], row["label"])
 
-    surest = heapq.nlargest(most, mistakes())
+    mistakes = heapq.nlargest(most, found())
     ranked = sorted(confusions.items(), key=lambda item: (-item[1], item[0]))[:most]
-    return Predicted(n, wrong, surest, [(true, label, count) for (true, label), count in ranked])
+    return Predicted(n, wrong, mistakes, [(true, label, count) for (true, label), count in ranked])
 
 
 def number(value: Any) -> float | None:

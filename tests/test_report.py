@@ -134,7 +134,7 @@ def test_calibration_slices_and_confusions_are_told_in_numbers(tmp_path: Path) -
     mistakes = squeeze(made.sections["mistakes"])
     assert "3 of 5 validation images are wrong." in mistakes
     first, second = (mistakes.index(path) for path in ("images/b.jpg", "images/a.jpg"))
-    assert first < second, "the surest mistake comes first"
+    assert first < second, "the most confident mistake comes first"
     assert "images/b.jpg 7 1 97.0 %" in mistakes
     assert "images/right.jpg" not in mistakes
 
@@ -234,7 +234,7 @@ def test_pictures_are_inside_and_each_says_in_numbers_what_it_shows(tmp_path: Pa
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
     said = [image["alt"].translate({0x2068: None, 0x2069: None}) for image in images]
     right = "228 of 240 validation images are right (95.0 %)."
-    surest = "3 of 5 are wrong; the surest: 7 taken for 1 with 97 % confidence."
+    mistakes = "3 of 5 are wrong; the most confident: 7 taken for 1 with 97 % confidence."
     losses = "Training loss from 2.4 to 1.2. Validation loss from 2.2 to 1.1."
     error = "Expected calibration error 0.087, 0.021 with the temperature."
     matrix = "Confusion matrix with 3 classes, true class by predicted class."
@@ -243,7 +243,7 @@ def test_pictures_are_inside_and_each_says_in_numbers_what_it_shows(tmp_path: Pa
         f"Curves of 2 epochs. {losses} Top-1 from 0.24 to 0.95.",
         f"{matrix} {right} Most frequent confusion: 7 taken for 1, 2 times.",
         f"Reliability diagram of the validation images: accuracy by confidence. {error}",
-        f"The validation images with the surest wrong predictions. {surest}",
+        f"The validation images that were mistaken with the highest confidence. {mistakes}",
         f"Validation images, each with its class, the prediction and how sure it is. {right}",
         "Picture of this run: my own",
     ]
