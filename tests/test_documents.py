@@ -1,13 +1,16 @@
 """What the documents say can be done, can be done."""
 
 import re
+from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import yaml
 from datasets import draw_folders
 from lightning.pytorch.cli import LightningArgumentParser
 
+from clf.config import CALLBACKS
 from clf.data.datamodule import ImageData
 from clf.main import main
 
@@ -58,6 +61,19 @@ def test_every_config_that_the_readme_lists_is_shipped() -> None:
     rows = re.findall(r"^\| (`\w+\.yaml`.*?) \|", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE)
     shipped = {path.name for path in (ROOT / "configs").glob("*.yaml")} - {"defaults.yaml"}
     assert {name for row in rows for name in re.findall(r"`(\w+\.yaml)`", row)} == shipped
+
+
+def test_the_callbacks_that_show_something_are_listed_with_their_arguments_and_defaults() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| .*? \| (.*?)\|$", (ROOT / "docs/seeing.md").read_text("utf-8"), flags=re.MULTILINE
+    )
+    listed = {key: dict(re.findall(r"`(\w+): (\w+)`", arguments)) for key, arguments in rows if key in CALLBACKS}
+    assert listed.keys() >= {name for name, path in CALLBACKS.items() if "pictures" in vars(resolve_name(path)())}
+    for key, arguments in listed.items():
+        parameters = signature(resolve_name(CALLBACKS[key])).parameters.values()
+        assert {name: yaml.safe_load(value) for name, value in arguments.items()} == {
+            parameter.name: parameter.default for parameter in parameters
+        }, key
 
 
 def test_every_example_of_data_is_understood() -> None:
