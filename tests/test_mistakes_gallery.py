@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import draw_folders, draw_pets
-from drawn import Drawn, look, pets
+from drawn import look, pets
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -190,19 +190,6 @@ def test_a_network_that_cannot_be_asked_costs_one_warning_and_no_picture(
 def test_the_network_is_asked_in_full_precision_whatever_it_is_trained_in(root: Path, precision: Any) -> None:
     tiles = look(root, pets(), Mistakes(), precision=precision).last("mistakes_val")["tiles"]
     assert all(tile.heat.dtype == np.float32 and tile.heat.max() in (0, 1) for tile in tiles)
-
-
-def test_where_nothing_is_drawn_nothing_is_written(root: Path) -> None:
-    class Nowhere(Drawn):
-        def __init__(self, folder: Path) -> None:
-            super().__init__(folder)
-            self.folder = None
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("drawn.Drawn", Nowhere)
-        drawn = look(root, pets(), Mistakes())
-    assert drawn.asked == []
-    assert not (root.parent / "run/plots").exists()
 
 
 def test_no_mistakes_to_draw_are_refused() -> None:

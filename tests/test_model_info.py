@@ -63,23 +63,21 @@ def refuse(*_: Any) -> Any:
     raise AssertionError("compiled after all")
 
 
-class Drawing(nn.Module):
-    """Draws numbers in every forward pass, and counts how often it is asked."""
+class Random(nn.Module):
+    """Draws numbers in every forward pass."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(3, num_classes, 3)
-        self.passes = 0
 
     def forward(self, images: Tensor) -> Tensor:
         assert not self.training or torch.is_grad_enabled()
-        self.passes += 1
         logits: Tensor = self.convolution(images + torch.rand(())).mean((2, 3))
         return logits
 
 
 def test_measuring_leaves_modes_statistics_and_the_random_state_and_compiles_nothing() -> None:
-    network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), Drawing(5))
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), Random(5))
     network.train()
     network[0].eval()
     network.compile(backend=refuse)
@@ -91,10 +89,36 @@ def test_measuring_leaves_modes_statistics_and_the_random_state_and_compiles_not
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_the_first_passes_are_not_counted() -> None:
-    network = Drawing(2)
-    measure_latency(network, torch.zeros(1, 3, 8, 8))
-    assert network.passes >= 3
+class Timed(nn.Module):
+    """Takes as long as it is told, on a clock of its own."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.seconds = iter(seconds)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.now += next(self.seconds)
+        return images
+
+
+@pytest.mark.parametrize(
+    ("seconds", "latency"),
+    [
+        ([0.5, 0.5, *[0.01] * 4, 0.02, 0.02, *[0.03] * 4, 9.0], 0.02),  # two that warm up, then ten
+        ([0.5, 0.5, 0.6, 0.7, 9.0], 0.65),  # no more begin after a second
+        ([1.5, 9.0], 1.5),
+    ],
+)
+def test_a_latency_is_the_median_of_passes_after_the_first_two_and_of_slow_ones_there_are_fewer(
+    seconds: list[float], latency: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Timed(seconds)
+    monkeypatch.setattr("clf.model_info.time", network)
+    assert measure_latency(network, torch.zeros(1, 3, 8, 8)) == pytest.approx(latency)
 
 
 def test_a_run_s_environment_says_what_the_network_costs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -117,6 +141,7 @@ def test_a_resumed_run_measures_again_and_keeps_one_environment(folder: Path) ->
     assert main([*FIT]) == 0
     path = Path("runs/latest/environment.json")
     before = json.loads(path.read_text())
+    before["config_changes"]["trainer.max_epochs"]["value"] = 2  # else that would be what has changed
     path.write_text(json.dumps({**before, "model": {"stale": True}}, indent=2) + "\n")
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
     after = json.loads(path.read_text())
@@ -135,7 +160,7 @@ def test_another_batch_can_be_timed(folder: Path) -> None:
 
 
 def test_training_goes_on_where_a_network_cannot_be_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Pairs(Drawing):
+    class Pairs(Random):
         def forward(self, images: Tensor) -> Tensor:
             if len(images) == 1 and not self.training:
                 raise RuntimeError("only pairs")

@@ -1,5 +1,7 @@
 """A few validation images and what is predicted for them, drawn again with every best epoch."""
 
+import math
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clf.errors import UserError
@@ -44,6 +46,6 @@ class Samples(Callback):
 
 
 def _tile(evaluation: Evaluation, row: int) -> Tile:
-    sample, sure = evaluation.samples[evaluation.index[row]], float(evaluation.confidence[row])
-    named = evaluation.classes[evaluation.predicted[row]] if sure == sure else None  # not where it is no number
-    return Tile(sample.path, evaluation.classes[evaluation.labels[row]], named, sure)
+    sample, confidence = evaluation.samples[evaluation.index[row]], float(evaluation.confidence[row])
+    predicted = None if math.isnan(confidence) else evaluation.classes[evaluation.predicted[row]]
+    return Tile(sample.path, evaluation.classes[evaluation.labels[row]], predicted, confidence)
