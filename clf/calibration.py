@@ -73,8 +73,12 @@ def reliability(confidence: Floats, correct: NDArray[np.bool_], *, bins: int = B
 
 
 def expected_calibration_error(bins: list[Bin]) -> float:
-    """Average the distance between confidence and accuracy over images; not a number without any.
+    """Average the distance between confidence and accuracy over images.
 
+    Args:
+        bins: Images by confidence, from `reliability`.
+    Returns:
+        The error, in [0, 1]; not a number without images.
     Source: Naeini, Cooper and Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning".
     """
     n = sum(each.n for each in bins)

@@ -55,9 +55,9 @@ def table(summary: Mapping[str, Any], *, most: int = 5) -> str:
     return as_text(laid_out)
 
 
-def as_text(laid_out: Table) -> str:
-    """Turn a table into lines of at most 100 characters, for terminals and log files."""
-    console = Console(file=io.StringIO(), width=100)
+def as_text(laid_out: Table, *, width: int = 100) -> str:
+    """Turn a table into lines of at most so many characters, for terminals and log files."""
+    console = Console(file=io.StringIO(), width=width)
     with console.capture() as captured:
         console.print(laid_out)
     return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines() if line.strip())

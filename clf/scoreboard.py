@@ -1,15 +1,14 @@
 """A comparison of runs for people: as text for a terminal, and as one HTML page that needs nothing else."""
 
-import io
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clf import results
 from clf.data.samples import SCORED_SPLITS
 from clf.pages import render_page
 from clf.statistics import p_text
@@ -166,10 +165,7 @@ def _table(*columns: str) -> Table:
 
 def _draw(table: Table) -> str:
     width = max(shutil.get_terminal_size((_LEAST_WIDTH, 0)).columns, 80)
-    console = Console(file=io.StringIO(), width=width)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(f"  {line.rstrip()}" for line in captured.get().splitlines() if line.strip())
+    return "\n".join(f"  {line}" for line in results.as_text(table, width=width).splitlines())
 
 
 def _cell(text: str) -> Text:

@@ -126,7 +126,14 @@ def sign_flip_p(differences: Sequence[int]) -> float:
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Bracket the mean of many values by the normal approximation: mean ± z·sd/√n; None where nothing varies."""
+    """Bracket the mean of many values by the normal approximation: mean ± z·sd/√n.
+
+    Args:
+        values: What was measured, N.
+        confidence: How often such an interval holds the true mean, in (0, 1).
+    Returns:
+        Lower and upper end; None where nothing varies.
+    """
     spread = stdev(values) if len(values) > 1 else 0.0
     if not spread:
         return None
@@ -137,6 +144,10 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple
 def holm(ps: Sequence[float]) -> list[float]:
     """Correct several p for being several, so that none of them is small by chance alone more often than it says.
 
+    Args:
+        ps: One of each comparison, in [0, 1].
+    Returns:
+        The corrected ones, in the same order; none is smaller than it was.
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6.
     """
     corrected, highest = [1.0] * len(ps), 0.0

@@ -179,5 +179,5 @@ def overlaid(pixels: NDArray[np.uint8], heat: NDArray[Any]) -> NDArray[np.uint8]
 
 def percent(share: float) -> str:
     """Say a probability: ``97.3 %``; nothing but certainty is 100 %."""
-    rounded = f"{100 * share:.1f}"
-    return "> 99.9 %" if rounded == "100.0" and share < 1 else f"{rounded} %"
+    rounded = canvas.percent(share)
+    return "> 99.9 %" if rounded == "100.0 %" and share < 1 else rounded
