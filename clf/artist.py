@@ -79,12 +79,7 @@ class Artist:
 
     def finish(self) -> None:
         """Wait until everything is drawn, and end the process."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._end()
 
     def abandon(self) -> None:
         """End the process at once; what is not drawn yet never will be."""
@@ -92,7 +87,15 @@ class Artist:
             self._todo.clear()
         if self._process is not None:
             self._process.kill()
-        self.finish()
+        self._end()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def _work(self) -> None:
         while (drawing := self._next()) is not None:

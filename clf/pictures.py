@@ -19,6 +19,8 @@ class Pictures(Callback):
     A picture that cannot be drawn is a warning: nothing else depends on it. Trackers get a picture at the end of the
     epoch in which it is done.
 
+    A callback that draws has an attribute ``pictures``, `Pictures(None)` until `clf.attaching.place` knows better.
+
     Args:
         folder: Where the pictures go; null draws none.
     """

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clf.errors import UserError
 from clf.files import replace_text
 from clf.history import read_table
 from clf.statistics import Proportion
@@ -65,7 +66,10 @@ def as_text(laid_out: Table, *, width: int = 100) -> str:
 
 def training_minutes(timing_csv: Path) -> float | None:
     """Sum up how long the epochs took, validation included and start-up not; None where nobody took the time."""
-    seconds = [row["time/epoch_s"] for row in read_table(timing_csv) if "time/epoch_s" in row]
+    try:
+        seconds = [row["time/epoch_s"] for row in read_table(timing_csv) if "time/epoch_s" in row]
+    except UserError:  # damaged; nothing but this number depends on it
+        return None
     return sum(seconds) / 60 if seconds else None
 
 

@@ -72,15 +72,12 @@ def metrics(run: Path) -> Any:
 
 def test_a_run_leaves_all_its_pictures(seen: Path) -> None:
     assert pictures(seen) >= {
+        *("classes.png", "image_sizes.png", "sampler.png", "history.png", "samples.png"),
         *(
-            "classes.png",
-            "image_sizes.png",
-            "sampler.png",
-            "history.png",
-            "calibration_val.png",
-            "calibration_test.png",
+            f"{name}_{split}.png"
+            for name in ("calibration", "confusion_matrix", "mistakes")
+            for split in ("val", "test")
         ),
-        *("confusion_matrix_val.png", "confusion_matrix_test.png"),
         *(f"epochs/confusion_matrix_{epoch:03d}.png" for epoch in range(3)),
     }
     for name in pictures(seen):

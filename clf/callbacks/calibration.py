@@ -21,7 +21,7 @@ class Calibration(Callback):
     """
 
     def __init__(self) -> None:
-        self.pictures: Pictures | None = None
+        self.pictures = Pictures(None)
 
     def on_evaluated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         """Fit in fit, measure always."""
@@ -35,7 +35,7 @@ class Calibration(Callback):
             ece_calibrated=expected_calibration_error(after),
             calibration={"before": [each.to_dict() for each in before], "after": [each.to_dict() for each in after]},
         )
-        if evaluation.best and self.pictures is not None:
+        if evaluation.best:
             split = evaluation.split
             self.pictures.draw(
                 f"calibration_{split}",

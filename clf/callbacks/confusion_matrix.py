@@ -29,11 +29,12 @@ class ConfusionMatrix(Callback):
                 "best epoch alone"
             )
         self.every_n_epochs = every_n_epochs
-        self.pictures: Pictures | None = None
+        self.pictures = Pictures(None)
 
     def on_evaluated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         """Draw, and write the counts of what the run keeps."""
-        if self.pictures is None or self.pictures.folder is None:
+        folder = self.pictures.folder
+        if folder is None:
             return
         fitting, split, epoch = trainer.state.fn == TrainerFn.FITTING, evaluation.split, evaluation.epoch
         kept_key = key = f"{split}/confusion_matrix"
@@ -48,4 +49,4 @@ class ConfusionMatrix(Callback):
             name = f"confusion_matrix_{split}"
             self.pictures.draw(name, confusion_matrix, key=kept_key, step=trainer.global_step, **numbers)
             rows = ([true, *row] for true, row in zip(evaluation.classes, evaluation.counts.tolist(), strict=True))
-            replace_csv(self.pictures.folder / f"{name}.csv", ["true", *evaluation.classes], rows)
+            replace_csv(folder / f"{name}.csv", ["true", *evaluation.classes], rows)

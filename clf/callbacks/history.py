@@ -20,7 +20,7 @@ class History(Callback):
     """
 
     def __init__(self) -> None:
-        self.pictures: Pictures | None = None
+        self.pictures = Pictures(None)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the epochs that are done: an epoch's row is complete only when all its hooks have run."""
@@ -31,8 +31,8 @@ class History(Callback):
         self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:
-        folder = self.pictures.folder if self.pictures is not None else None
-        if self.pictures is None or folder is None or not trainer.is_global_zero:
+        folder = self.pictures.folder
+        if folder is None or not trainer.is_global_zero:
             return
         try:
             metrics, timing = (read_table(folder.parent / name) for name in ("metrics.csv", "timing.csv"))

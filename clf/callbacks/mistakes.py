@@ -70,7 +70,7 @@ class Mistakes(Callback):
             )
         self.count = count
         self.grad_cam = grad_cam
-        self.pictures: Pictures | None = None
+        self.pictures = Pictures(None)
         self._best: Found | None = None  # of the fit; drawn at its end
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,11 +84,12 @@ class Mistakes(Callback):
 
     def on_evaluated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         """List all mistakes if this is what the run keeps; draw, unless a better epoch may come."""
-        if self.pictures is None or self.pictures.folder is None or not evaluation.best:
+        folder = self.pictures.folder
+        if folder is None or not evaluation.best:
             return
         rows = mistakes(evaluation)
-        path = self.pictures.folder / f"mistakes_{evaluation.split}.csv"
-        replace_csv(path, ["path", "true", "label", "confidence"], map(_cells, rows))
+        columns = ["path", "true", "label", "confidence"]
+        replace_csv(folder / f"mistakes_{evaluation.split}.csv", columns, map(_cells, rows))
         shown = rows[: self.count]
         found = Found(evaluation.split, evaluation.epoch, trainer.global_step, len(evaluation), len(rows), shown)
         if trainer.state.fn == TrainerFn.FITTING:
@@ -102,7 +103,6 @@ class Mistakes(Callback):
             self._draw(trainer, cast(Classifier, pl_module), self._best)
 
     def _draw(self, trainer: Trainer, classifier: Classifier, found: Found) -> None:
-        assert self.pictures is not None, "nothing is found without"
         heat = self._heat(trainer, classifier, found.rows)
         places = _below(_roots(trainer), [path for path, *_ in found.rows])
         tiles = [

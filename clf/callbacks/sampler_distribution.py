@@ -30,12 +30,12 @@ class SamplerDistribution(Callback):
     """
 
     def __init__(self) -> None:
-        self.pictures: Pictures | None = None
+        self.pictures = Pictures(None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the epoch, in the first process."""
-        folder = self.pictures.folder if self.pictures is not None else None
-        if self.pictures is None or folder is None or not trainer.is_global_zero:
+        folder = self.pictures.folder
+        if folder is None or not trainer.is_global_zero:
             return
         data = cast(ImageData, cast(Any, trainer).datamodule)
         epoch, path = trainer.current_epoch, folder / "sampler.csv"

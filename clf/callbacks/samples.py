@@ -25,11 +25,11 @@ class Samples(Callback):
         if count < 1:
             raise UserError(f"callbacks.samples.count={count} shows nothing; give 1 or more, or callbacks.samples=null")
         self.count = count
-        self.pictures: Pictures | None = None
+        self.pictures = Pictures(None)
 
     def on_evaluated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         """Draw, if this is the best validation so far."""
-        if self.pictures is None or evaluation.split != "val" or not evaluation.best:
+        if evaluation.split != "val" or not evaluation.best:
             return
         tiles = [_tile(evaluation, row) for row in range(min(self.count, len(evaluation)))]
         right = sum(tile.right for tile in tiles)

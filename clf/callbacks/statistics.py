@@ -36,14 +36,14 @@ class Statistics(Callback):
         if max_images < 1:
             raise UserError(f"callbacks.statistics.max_images={max_images} is too small; give 1 or more")
         self.max_images = max_images
-        self.pictures: Pictures | None = None
+        self.pictures = Pictures(None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count, in the first process."""
         if not trainer.is_global_zero:
             return
         data = cast(ImageData, cast(Any, trainer).datamodule)
-        folder = self.pictures.folder if self.pictures is not None else None
+        folder = self.pictures.folder
         path = folder.parent / "statistics.json" if folder is not None else None
         fingerprint = data.fingerprint()
         if path is not None and results.read(path).get("fingerprint") == fingerprint:
@@ -67,8 +67,6 @@ class Statistics(Callback):
         classes: Sequence[str],
         input_size: tuple[int, int],
     ) -> None:
-        if self.pictures is None:
-            return
         self.pictures.draw(
             "classes",
             figures.class_counts,
