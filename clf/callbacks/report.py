@@ -4,6 +4,7 @@ import logging
 
 from lightning.pytorch import Callback
 
+from clf.report import write_report
 from clf.runs import Run
 
 log = logging.getLogger("clf")
@@ -22,8 +23,6 @@ class Report(Callback):
         Args:
             run: The run.
         """
-        from clf.report import write_report  # here: a command that shows a page at its end need not wait for it
-
         try:
             log.info("report: %s", write_report(run))
         except Exception as error:

@@ -21,7 +21,7 @@ _MOST_CONFUSED = 8
 
 
 def confusion_matrix(counts: Counts, classes: Sequence[str], title: str) -> "Figure":
-    """Draw who is taken for whom: right ones blue on the diagonal, wrong ones red, each by its share of the true class.
+    """Draw who is taken for whom by share of the true class: what is right is blue, what is wrong orange to brown.
 
     Up to 60 classes the numbers stand in the cells; above, the most frequent confusions are listed below.
 
