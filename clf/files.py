@@ -5,10 +5,10 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -19,7 +19,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write: Writes the content into the file that it gets.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
             write(file)
@@ -31,27 +31,35 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def partial_of(path: Path) -> Path:
+    """Name what `replace_file` writes before it takes the file's place; a process that is killed leaves it."""
+    return path.with_name(f"{path.name}.partial")
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replace a text file as a whole, see `replace_file`.
 
     Args:
         path: The file; folders that are missing are made.
-        text: What it says from now on, UTF-8.
+        text: What it says from now on, UTF-8. What UTF-8 cannot hold (a file name may be any bytes) is spelled out.
     """
-    replace_file(path, lambda file: file.write(text.encode()))
+    replace_file(path, lambda file: file.write(spelled_out(text).encode()))
 
 
-def replace_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Replace a CSV file as a whole, see `replace_file`.
+def spelled_out(text: str) -> str:
+    """Write what UTF-8 cannot hold, half a surrogate pair, as the escape that JSON and Python have for it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
-    Args:
-        path: The file; folders that are missing are made.
-        columns: Its first line.
-        rows: The cells of the others; whatever is in them stays in its cell.
-    """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    replace_text(path, text.getvalue())
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Lay rows out as CSV, each ended by a line feed; cells may hold any characters."""
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        # The writer quotes a lone carriage return only where its own line end holds one.
+        csv.writer(line, lineterminator="\r\n").writerow(row)
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 @contextmanager
@@ -73,3 +81,14 @@ def new_folder(target: Path) -> Iterator[Path]:
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Replace a CSV file as a whole, see `replace_file`.
+
+    Args:
+        path: The file; folders that are missing are made.
+        columns: Its first line.
+        rows: The cells of the others; whatever is in them stays in its cell.
+    """
+    replace_text(path, csv_text([columns, *rows]))

@@ -1,12 +1,13 @@
 """Files and folders that are whole or not there."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 from datasets import touch
 
-from clf.files import new_folder, replace_csv
+from clf.files import new_folder, replace_csv, replace_text
 
 
 def test_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -40,8 +41,14 @@ def test_folder_of_another_process_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "theirs.txt"]
 
 
-def test_whatever_a_cell_holds_it_stays_one_cell(tmp_path: Path) -> None:
-    rows = [['a,"b".png', "<b>", "c\nd"], ["", "0.25", "שלום"]]
-    replace_csv(tmp_path / "new/table.csv", ["path", 'the "class"', "label"], rows)
-    with (tmp_path / "new/table.csv").open(encoding="utf-8", newline="") as file:
-        assert list(csv.reader(file)) == [["path", 'the "class"', "label"], *rows]
+def test_a_table_gives_every_cell_back(tmp_path: Path) -> None:
+    rows = [["lone\rreturn", "1"], ["two\nlines", ""], ['"quoted", with comma', "<b>"], ["\r\n", "שלום"]]
+    replace_csv(tmp_path / "new/x.csv", ['the "class"', "n"], rows)
+    with (tmp_path / "new/x.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [['the "class"', "n"], *rows]
+
+
+def test_text_that_utf_8_cannot_hold_is_spelled_out_as_json_does(tmp_path: Path) -> None:
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    replace_text(tmp_path / "x.json", json.dumps({"class": name}, ensure_ascii=False))
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"class": name}
