@@ -34,9 +34,14 @@ def replace_text(path: Path, text: str) -> None:
 
     Args:
         path: The file; folders that are missing are made.
-        text: What it says from now on, UTF-8.
+        text: What it says from now on, UTF-8. What UTF-8 cannot hold (a file name may be any bytes) is spelled out.
     """
-    replace_file(path, lambda file: file.write(text.encode()))
+    replace_file(path, lambda file: file.write(spelled_out(text).encode()))
+
+
+def spelled_out(text: str) -> str:
+    """Write what UTF-8 cannot hold, half a surrogate pair, as the escape that JSON and Python have for it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

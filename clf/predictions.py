@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clf.errors import UserError
+from clf.files import spelled_out
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 """What a table's file name may end in; it decides the format."""
@@ -166,18 +167,13 @@ class PredictionWriter:
 
     def _cells(self, row: Prediction) -> list[Any]:
         """Lay a row out in the order of the columns; what is unknown is None."""
-        cells: list[Any] = [_text(row.path)]
+        cells: list[Any] = [spelled_out(row.path)]
         if self._labelled:
-            cells.append(None if row.true is None else _text(row.true))
+            cells.append(None if row.true is None else spelled_out(row.true))
         for label, confidence in row.ranked:
-            cells += [_text(label), confidence]
+            cells += [spelled_out(label), confidence]
         cells += [None, None] * (self._top_k - len(row.ranked))
-        return [*cells, "error" if row.error else "ok", _text(row.error)]
-
-
-def _text(value: str) -> str:
-    """Spell out what UTF-8 cannot hold (a file name may be any bytes), so that no row is lost to it."""
-    return value.encode("utf-8", "backslashreplace").decode()
+        return [*cells, "error" if row.error else "ok", spelled_out(row.error)]
 
 
 class _Sink(Protocol):

@@ -1,11 +1,12 @@
 """Files and folders that are whole or not there."""
 
+import json
 from pathlib import Path
 
 import pytest
 from datasets import touch
 
-from clf.files import new_folder
+from clf.files import new_folder, replace_text
 
 
 def test_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -37,3 +38,9 @@ def test_folder_of_another_process_is_kept(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"):
         fill()
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "theirs.txt"]
+
+
+def test_text_that_utf_8_cannot_hold_is_spelled_out_as_json_does(tmp_path: Path) -> None:
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    replace_text(tmp_path / "x.json", json.dumps({"class": name}, ensure_ascii=False))
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"class": name}

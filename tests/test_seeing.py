@@ -254,3 +254,16 @@ def test_a_dry_run_counts_but_writes_nothing(folder: Path, capsys: pytest.Captur
     assert main([*FIT, "--trainer.fast_dev_run", "true"]) == 0
     assert "fewest of a class" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_class_whose_folder_is_no_text_is_trained_on_and_counted_like_any_other(workdir: Path) -> None:
+    odd = b"caf\xe9".decode(errors="surrogateescape")
+    draw_folders(workdir / "images", {f"{split}/{name}": 3 for split in ("train", "valid") for name in ("a", "b")})
+    for split in ("train", "valid"):
+        (workdir / "images" / split / "b").rename(workdir / "images" / split / odd)
+    (workdir / "tiny.yaml").write_text(TINY)
+    assert main([*FIT]) == 0
+    assert [(row[0], row[1]) for row in rows(RUN / "plots" / "sampler.csv")[1:]] == [
+        (str(epoch), name) for epoch in range(2) for name in ("a", "caf\\udce9")
+    ]
+    assert [each["name"] for each in metrics(RUN)["val"]["classes"]] == ["a", odd]

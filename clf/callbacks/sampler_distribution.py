@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clf.data.datamodule import ImageData
 from clf.errors import UserError
 from clf.figures import data as figures
-from clf.files import replace_text
+from clf.files import replace_text, spelled_out
 from clf.pictures import Pictures
 
 log = logging.getLogger("clf")
@@ -86,5 +86,5 @@ def _read(path: Path, classes: list[str]) -> _Draws:
     return {
         epoch: (np.array([n for _, n, _ in each]), np.array([n for _, _, n in each]))
         for epoch, each in found.items()
-        if [name for name, _, _ in each] == classes
+        if [name for name, _, _ in each] == [spelled_out(name) for name in classes]
     }
