@@ -17,7 +17,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write: Writes the content into the file that it gets.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
             write(file)
@@ -27,6 +27,11 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_of(path: Path) -> Path:
+    """Name what `replace_file` writes before it takes the file's place; a process that is killed leaves it."""
+    return path.with_name(f"{path.name}.partial")
 
 
 def replace_text(path: Path, text: str) -> None:

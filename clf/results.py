@@ -67,8 +67,11 @@ def training_minutes(timing_csv: Path) -> float | None:
     """Sum up how long the epochs took, validation included and start-up not; None where nobody took the time."""
     if not timing_csv.is_file():
         return None
-    with timing_csv.open(encoding="utf-8", newline="") as file:
-        seconds = [float(row["time/epoch_s"]) for row in csv.DictReader(file) if row.get("time/epoch_s")]
+    try:
+        with timing_csv.open(encoding="utf-8", newline="") as file:
+            seconds = [float(row["time/epoch_s"]) for row in csv.DictReader(file) if row.get("time/epoch_s")]
+    except (ValueError, csv.Error):  # damaged; nothing but this number depends on it
+        return None
     return sum(seconds) / 60 if seconds else None
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import draw_folders
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from tiny import fit, tiny
 
 from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.history import History
 from clf.checkpoints import read_facts
+from clf.figures.data import class_counts
 from clf.loggers import RunLogger
 from clf.main import main
 from clf.pictures import Pictures
@@ -234,6 +236,30 @@ def test_a_damaged_table_is_said_and_stops_no_training(
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
     picture = {"metrics.csv": "history.png was not drawn", "plots/sampler.csv": "sampler.csv was not continued"}
     assert picture[name] in capsys.readouterr().err
+
+
+def test_a_picture_of_the_data_that_a_killed_process_left_out_is_drawn_when_the_run_goes_on(folder: Path) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    (RUN / "plots" / "classes.png").unlink()
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert (RUN / "plots" / "classes.png").is_file()
+
+
+class Fails(Callback):
+    """Fails as soon as the first epoch is over."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise RuntimeError("over")
+
+
+def test_a_run_that_is_cut_off_has_the_pictures_of_what_it_did(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path / "plots")
+    pictures.draw(
+        "classes", class_counts, key="c", counts={"train": [1]}, classes=["a"], imbalance={"train": None}, title=""
+    )
+    with pytest.raises(RuntimeError, match="over"):
+        fit(tmp_path, tiny(), pictures, Fails())
+    assert (tmp_path / "plots" / "classes.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -75,13 +75,13 @@ def _read(path: Path, classes: list[str]) -> _Draws:
     """Read what earlier epochs drew; none where there is no file, or it is about other classes."""
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
         found: dict[int, list[tuple[str, int, float]]] = {}
         for row in rows:
             found.setdefault(int(row["epoch"]), []).append((row["class"], int(row["drawn"]), float(row["expected"])))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path} is not what clf wrote there ({error}); mend or remove the file") from error
     return {
         epoch: (np.array([n for _, n, _ in each]), np.array([n for _, _, n in each]))
