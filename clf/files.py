@@ -1,9 +1,11 @@
 """Files that are whole or not there."""
 
+import csv
+import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -47,6 +49,17 @@ def replace_text(path: Path, text: str) -> None:
 def spelled_out(text: str) -> str:
     """Write what UTF-8 cannot hold, half a surrogate pair, as the escape that JSON and Python have for it."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Lay rows out as CSV, each ended by a line feed; cells may hold any characters."""
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        # The writer quotes a lone carriage return only where its own line end holds one.
+        csv.writer(line, lineterminator="\r\n").writerow(row)
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 @contextmanager

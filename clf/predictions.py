@@ -1,7 +1,5 @@
 """Predictions as a table: one row per image, the same columns in CSV, JSON lines and Parquet."""
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clf.errors import UserError
-from clf.files import spelled_out
+from clf.files import csv_text, spelled_out
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 """What a table's file name may end in; it decides the format."""
@@ -190,11 +188,7 @@ class _CsvSink:
         self.write([names])
 
     def write(self, rows: list[list[Any]]) -> None:
-        for row in rows:
-            line = io.StringIO()
-            # The writer quotes a lone carriage return only where its own line end holds one.
-            csv.writer(line, lineterminator="\r\n").writerow(row)
-            self._file.write(line.getvalue().removesuffix("\r\n").encode() + b"\n")
+        self._file.write(csv_text(rows).encode())
 
     def finish(self) -> None:
         pass

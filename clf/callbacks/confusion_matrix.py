@@ -1,8 +1,5 @@
 """Who is taken for whom: the confusion matrix of every validation and of the test, drawn and counted."""
 
-import csv
-import io
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -10,7 +7,7 @@ from clf.confusion import Counts
 from clf.errors import UserError
 from clf.evaluation import Evaluation
 from clf.figures.evaluation import confusion_matrix
-from clf.files import replace_text
+from clf.files import csv_text, replace_text
 from clf.pictures import Pictures
 
 
@@ -61,8 +58,5 @@ def as_csv(counts: Counts, classes: list[str]) -> str:
         counts: Images, int64 (C, C).
         classes: Class names, C.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true", *classes])
-    writer.writerows([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
-    return text.getvalue()
+    rows = [[name, *row] for name, row in zip(classes, counts.tolist(), strict=True)]
+    return csv_text([["true", *classes], *rows])

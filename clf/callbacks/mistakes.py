@@ -1,7 +1,5 @@
 """What a network gets most confidently wrong, and where it looked."""
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ from clf.data.roots import folder_of
 from clf.errors import UserError
 from clf.evaluation import Evaluation
 from clf.figures.galleries import Tile, gallery
-from clf.files import replace_text
+from clf.files import csv_text, replace_text
 from clf.gradcam import NoFeatureMap, heat_maps
 from clf.pictures import Pictures
 from clf.preprocess import decode, evaluation_array
@@ -173,12 +171,10 @@ def mistakes(evaluation: Evaluation) -> list[tuple[str, str, str, float]]:
 
 def as_csv(rows: Sequence[tuple[str, str, str, float]]) -> str:
     """Lay mistakes out with the columns of ``predictions/val.csv``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "true", "label", "confidence"])
-    for path, label, named, sure in rows:
-        writer.writerow([path, label, "", ""] if math.isnan(sure) else [path, label, named, f"{sure:.6g}"])
-    return text.getvalue()
+    cells = [
+        [path, label, *(("", "") if math.isnan(sure) else (named, f"{sure:.6g}"))] for path, label, named, sure in rows
+    ]
+    return csv_text([["path", "true", "label", "confidence"], *cells])
 
 
 def _best_weights(trainer: Trainer) -> dict[str, Tensor] | None:

@@ -1,7 +1,6 @@
 """What training draws, class by class, against what it should draw."""
 
 import csv
-import io
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from clf.data.datamodule import ImageData
 from clf.errors import UserError
 from clf.figures import data as figures
-from clf.files import replace_text, spelled_out
+from clf.files import csv_text, replace_text, spelled_out
 from clf.pictures import Pictures
 
 log = logging.getLogger("clf")
@@ -62,13 +61,12 @@ class SamplerDistribution(Callback):
 
 
 def _as_csv(draws: _Draws, classes: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for epoch, columns in draws.items():
-        for name, drawn, expected in zip(classes, *(column.tolist() for column in columns), strict=True):
-            writer.writerow([epoch, name, drawn, round(expected, 3)])
-    return text.getvalue()
+    rows = [
+        [epoch, name, drawn, round(expected, 3)]
+        for epoch, columns in draws.items()
+        for name, drawn, expected in zip(classes, *(column.tolist() for column in columns), strict=True)
+    ]
+    return csv_text([_COLUMNS, *rows])
 
 
 def _read(path: Path, classes: list[str]) -> _Draws:
