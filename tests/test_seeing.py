@@ -179,7 +179,7 @@ def test_curves_show_every_finished_epoch_in_full_and_go_on_where_a_run_does(tmp
 
 
 def test_without_the_callbacks_nothing_of_theirs_is_there_and_the_temperature_stays_1(folder: Path) -> None:
-    off = ("calibration", "confusion_matrix", "history", "sampler_distribution", "statistics")
+    off = ("calibration", "confusion_matrix", "history", "mistakes", "samples", "sampler_distribution", "statistics")
     words = [word for name in off for word in (f"--callbacks.{name}", "null")]
     assert main([*FIT, *words, "--trainer.max_epochs", "1"]) == 0
     assert main(["test"]) == 0
