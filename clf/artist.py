@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from clf.files import replace_file
+from clf.files import partial_of, replace_file
 
 
 @dataclass(frozen=True)
@@ -77,25 +77,32 @@ class Artist:
             done, self._done = self._done, []
         return done
 
-    def finish(self) -> None:
-        """Wait until everything is drawn, and end the process."""
-        self._end()
+    def finish(self, *, within: float | None = None) -> None:
+        """Wait until everything is drawn, and end the process.
 
-    def abandon(self) -> None:
-        """End the process at once; what is not drawn yet never will be."""
-        with self._changed:
-            self._todo.clear()
-        if self._process is not None:
-            self._process.kill()
-        self._end()
-
-    def _end(self) -> None:
+        Args:
+            within: Seconds after which the rest is abandoned; None waits as long as it takes.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(within)
+            if self._thread.is_alive():
+                self._cut_off()
+                self._thread.join()
             self._thread = None
+
+    def abandon(self) -> None:
+        """End the process at once; what is not drawn yet never will be."""
+        self._cut_off()
+        self.finish()
+
+    def _cut_off(self) -> None:
+        with self._changed:
+            self._todo.clear()
+        if (process := self._process) is not None:
+            process.kill()
 
     def _work(self) -> None:
         while (drawing := self._next()) is not None:
@@ -103,6 +110,7 @@ class Artist:
                 error = self._draw(drawing)
             except (OSError, EOFError, pickle.PickleError, AttributeError) as reason:
                 self._stop()  # the next drawing gets a new process
+                partial_of(drawing.path).unlink(missing_ok=True)
                 error = f"the drawing process ended ({type(reason).__name__}: {reason})"
             with self._changed:
                 self._done.append((drawing, error))
@@ -155,8 +163,11 @@ def serve(drawings: IO[bytes], answers: IO[bytes]) -> None:
             error = ""
         except Exception as reason:
             error = f"{type(reason).__name__}: {reason}"
-        answers.write(pickle.dumps(error))
-        answers.flush()
+        try:
+            answers.write(pickle.dumps(error))
+            answers.flush()
+        except BrokenPipeError:  # who asked was killed
+            os._exit(0)  # and not another attempt to write, with a traceback
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from clf.comparison import METHODS, SPLITS, Rows, Side
 from clf.config import flatten
 from clf.data.layout import name_some
 from clf.errors import UserError, did_you_mean
-from clf.files import replace_text
+from clf.files import replace_text, spelled_out
 from clf.runs import Run
 from clf.scoreboard import as_html, as_text
 from clf.statistics import Proportion
@@ -155,7 +155,7 @@ def read_entries(found: Sequence[Run], splits: Sequence[str]) -> list[Entry]:
     return [
         Entry(
             run=run,
-            name=_utf8(name if short.count(name) == 1 else str(run)),
+            name=spelled_out(name if short.count(name) == 1 else str(run)),
             config=flatten(load_yaml(run.config)),
             rows={split: comparison.read_rows(_predictions(run, split), split=split) for split in splits},
             metrics=_read(run.path / "metrics.json"),
@@ -228,7 +228,13 @@ def _figures(entry: Entry) -> Report:
             **{key: known.get(key) for key in ("f1_macro", "f1_macro_interval", "ece", "worst_class")},
         }
     minutes = results.training_minutes(entry.run.path / "timing.csv")
-    return {"name": entry.name, "path": _utf8(str(entry.run)), "seed": entry.seed, "minutes": minutes, "splits": splits}
+    return {
+        "name": entry.name,
+        "path": spelled_out(str(entry.run)),
+        "seed": entry.seed,
+        "minutes": minutes,
+        "splits": splits,
+    }
 
 
 def _averages(group: Sequence[Entry]) -> Report:
@@ -289,11 +295,6 @@ def _notes_about(entry: Entry) -> list[str]:
                 f"predictions ({rows.correct} of {n}); macro F1, ECE and the worst class may not belong to them"
             )
     return notes
-
-
-def _utf8(text: str) -> str:
-    """Spell out what UTF-8 cannot hold: a folder's name may be any bytes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 # ------------------------------------------------------------------------------------------------- flags and files

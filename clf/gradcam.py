@@ -55,7 +55,7 @@ def heat_maps(
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             chunk = slice(start, start + _IMAGES_AT_ONCE)
             targets = torch.tensor(classes[chunk], device=device)
-            inputs = images[chunk].to(device).float()
+            inputs = images[chunk].clone().to(device).float()  # a test's images let no gradient through
             maps.append(explainer.attribute(inputs, targets, relu_attributions=True).detach().cpu())  # (n, 1, h, w)
         heat = torch.cat(maps)[:, 0].nan_to_num()  # (N, h, w)
         highest = heat.amax(dim=(1, 2), keepdim=True)

@@ -14,13 +14,16 @@ def read_table(path: Path) -> list[dict[str, float]]:
     Returns:
         The rows in their order, by column; an empty cell is absent, ``nan`` stays what it is. Empty without a file.
     Raises:
-        UserError: If a cell is no number.
+        UserError: If a cell is no number, or the file no table.
     """
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, restkey="")
-        return [_numbers(row, place=f"{path}:{reader.line_num}") for row in reader]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, restkey="")
+            return [_numbers(row, place=f"{path}:{reader.line_num}") for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no table ({error}); mend or remove the file") from error
 
 
 def _numbers(row: dict[str, str], *, place: str) -> dict[str, float]:

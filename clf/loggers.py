@@ -123,6 +123,13 @@ def _read(path: Path) -> dict[int, dict[str, str]]:
     """Read the rows of a table by epoch, without their empty cells; none if there is no file."""
     if not path.exists():
         return {}
+    try:
+        return _rows(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no table ({error}); mend or remove the file") from error
+
+
+def _rows(path: Path) -> dict[int, dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, restkey="")
         rows = {}

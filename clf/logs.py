@@ -66,7 +66,7 @@ def set_level(level: str) -> None:
 
 def also_to(path: Path) -> None:
     """Append every message to a file, until the command ends."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     _everywhere("addHandler", handler)
 

@@ -126,7 +126,11 @@ def _report(rest: list[str]) -> int:
     from clf import runs
     from clf.report import write_report
 
-    print(write_report(runs.open_run(Path(rest[0])) if rest else runs.latest()))
+    run = runs.open_run(Path(rest[0])) if rest else runs.latest()
+    try:
+        print(write_report(run))
+    except OSError as error:
+        raise UserError(f"{run}/report.html cannot be written: {error.strerror}; make room for it") from error
     return 0
 
 

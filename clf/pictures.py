@@ -12,6 +12,9 @@ from clf.tracking import log_picture
 
 log = logging.getLogger("clf")
 
+_PATIENCE = 10.0
+"""Seconds for the last pictures of a run that is cut off; its checkpoint is written by then."""
+
 
 class Pictures(Callback):
     """Draws for the callbacks of a run, in the first process only.
@@ -52,8 +55,8 @@ class Pictures(Callback):
         self._hand_over(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draw no more: who interrupts a run does not want to wait."""
-        self._artist.abandon()
+        """Draw what is asked for: a resumed run may have no reason to. Who interrupts a run does not wait for long."""
+        self._artist.finish(within=_PATIENCE)
 
     def _hand_over(self, trainer: Trainer) -> None:
         for drawing, error in self._artist.collect():

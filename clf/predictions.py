@@ -1,7 +1,5 @@
 """Predictions as a table: one row per image, the same columns in CSV, JSON lines and Parquet."""
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clf.errors import UserError
+from clf.files import csv_text, spelled_out
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 """What a table's file name may end in; it decides the format."""
@@ -166,18 +165,13 @@ class PredictionWriter:
 
     def _cells(self, row: Prediction) -> list[Any]:
         """Lay a row out in the order of the columns; what is unknown is None."""
-        cells: list[Any] = [_text(row.path)]
+        cells: list[Any] = [spelled_out(row.path)]
         if self._labelled:
-            cells.append(None if row.true is None else _text(row.true))
+            cells.append(None if row.true is None else spelled_out(row.true))
         for label, confidence in row.ranked:
-            cells += [_text(label), confidence]
+            cells += [spelled_out(label), confidence]
         cells += [None, None] * (self._top_k - len(row.ranked))
-        return [*cells, "error" if row.error else "ok", _text(row.error)]
-
-
-def _text(value: str) -> str:
-    """Spell out what UTF-8 cannot hold (a file name may be any bytes), so that no row is lost to it."""
-    return value.encode("utf-8", "backslashreplace").decode()
+        return [*cells, "error" if row.error else "ok", spelled_out(row.error)]
 
 
 class _Sink(Protocol):
@@ -194,11 +188,7 @@ class _CsvSink:
         self.write([names])
 
     def write(self, rows: list[list[Any]]) -> None:
-        for row in rows:
-            line = io.StringIO()
-            # The writer quotes a lone carriage return only where its own line end holds one.
-            csv.writer(line, lineterminator="\r\n").writerow(row)
-            self._file.write(line.getvalue().removesuffix("\r\n").encode() + b"\n")
+        self._file.write(csv_text(rows).encode())
 
     def finish(self) -> None:
         pass

@@ -85,7 +85,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Put null where JSON has no word: for NaN and infinities."""
+    """Put null where JSON has no word, for NaN and infinities; NumPy's and torch's numbers become Python's."""
+    if hasattr(value, "tolist"):  # a callback of the user's own may find anything
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

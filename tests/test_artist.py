@@ -106,6 +106,23 @@ def test_an_artist_that_is_abandoned_draws_no_more_and_does_not_wait(tmp_path: P
     assert not list(tmp_path.glob("*.png*"))
 
 
+def test_what_is_not_drawn_in_time_is_abandoned_and_what_is_stays(tmp_path: Path, artist: Artist) -> None:
+    artist.submit(drawing(tmp_path / "first.png"))
+    artist.finish(within=60)
+    artist.submit(drawing(tmp_path / "second.png", toy_figures.when_told, told=str(tmp_path / "never")))
+    wait_for((tmp_path / "never.asked").exists)
+    artist.finish(within=0.1)
+    assert [path.name for path in tmp_path.glob("*.png*")] == ["first.png"]
+
+
+def test_a_picture_that_is_cut_off_leaves_no_half_file(tmp_path: Path, artist: Artist) -> None:
+    artist.submit(drawing(tmp_path / "first.png", toy_figures.when_told, told=str(tmp_path / "never")))
+    wait_for((tmp_path / "never.asked").exists)
+    (tmp_path / "first.png.partial").touch()
+    artist.abandon()
+    assert not list(tmp_path.glob("*.png*"))
+
+
 def test_ctrl_c_is_not_meant_for_the_drawing_process(tmp_path: Path, artist: Artist) -> None:
     artist.submit(drawing(tmp_path / "first.png", toy_figures.when_told, told=str(tmp_path / "told")))
     wait_for((tmp_path / "told.asked").exists)
@@ -131,13 +148,16 @@ time.sleep(600)
 
 def test_a_trainer_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    trainer = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], env=environment)
+    said = tmp_path / "said"
+    with said.open("wb") as file:
+        trainer = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], env=environment, stderr=file)
     wait_for((tmp_path / "told.asked").exists)
     process = int((tmp_path / "told.asked").read_text())
     trainer.kill()
     trainer.wait()
     (tmp_path / "told").touch()  # it draws to the end, and then nobody asks any more
     wait_for(lambda: not _is_alive(process))
+    assert said.read_text() == ""
 
 
 def _is_alive(process: int) -> bool:

@@ -41,6 +41,10 @@ class Forgetful(Callback):
             pl_module.network.forward = lambda images: -torch.nn.functional.one_hot(self.labels, 3).float()
             self.labels = batch["labels"]
 
+class Clumsy(Callback):
+    def on_evaluated(self, trainer, pl_module, evaluation):
+        raise KeyError("my key")
+
 class Counter(Callback):
     passes = 0
 
@@ -109,6 +113,12 @@ def test_validate_and_test_are_handed_on_too_and_are_always_kept(looking: Any) -
     assert read("runs/tiny/001/metrics.json")["test"]["looked"] == 12
 
 
+def test_a_callback_of_one_s_own_that_fails_is_named(looking: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "tiny.yaml", *with_callback("looking.Clumsy")]) == 1
+    said = capsys.readouterr().err
+    assert "Clumsy.on_evaluated failed on val, epoch 0\nclf: KeyError: 'my key'" in said
+
+
 def test_metrics_json_keeps_the_best_validation_with_what_callbacks_add(looking: Any) -> None:
     fit("--trainer.max_epochs", "1")
     kept = read("runs/tiny/001/metrics.json")["val"]
@@ -169,7 +179,9 @@ def test_metadata_of_the_images_makes_slices(workdir: Path) -> None:
     assert kept["worst_slice"] in kept["slices"]
 
 
-def test_a_network_that_says_nan_is_scored_and_nothing_breaks(folder: Path) -> None:
+def test_a_network_that_says_nan_is_scored_and_nothing_breaks_but_it_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "nothing.py").write_text(
         "import torch\n"
         "class Nan(torch.nn.Module):\n"
@@ -185,6 +197,7 @@ def test_a_network_that_says_nan_is_scored_and_nothing_breaks(folder: Path) -> N
     fit("--trainer.max_epochs", "1")
     kept = read("runs/tiny/001/metrics.json")["val"]
     assert (kept["n"], kept["loss"]) == (12, None)
+    assert capsys.readouterr().err.count("val: the network's output is not finite for 12 of 12 images") == 1
 
 
 def test_all_callbacks_that_users_know_are_callbacks() -> None:

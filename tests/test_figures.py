@@ -208,6 +208,15 @@ def test_history_has_a_panel_for_what_was_logged_and_marks_the_first_best_epoch(
     assert training.best_row(metrics, monitor="val/loss", mode="min") is None
 
 
+def test_history_leaves_the_place_of_a_panel_that_is_lacking_empty() -> None:
+    metrics = [row(0, train__loss=1.0, val__acc_top1=0.5)]
+    timing = [row(0, time__epoch_s=3.0, time__images_per_s=9.0, time__data_wait_share=0.1)]
+    figure = training.history(metrics, timing, monitor="val/acc_top1", mode="max", title="t")
+    assert [(axes.get_title(loc="left") != "", axes.axison) for axes in figure.axes] == [(True, True)] * 5 + [
+        (False, False)
+    ]
+
+
 def test_a_single_epoch_is_a_dot_and_many_are_a_line() -> None:
     one, many = (
         training.history([row(at, val__loss=1.0) for at in range(n)], [], monitor="val/loss", mode="min", title="t")

@@ -170,6 +170,8 @@ def test_a_test_s_inference_mode_autocast_and_half_weights_do_not_matter() -> No
     expected = heat_maps(network, IMAGES, CLASSES)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert np.array_equal(heat_maps(network, IMAGES, CLASSES), expected)
+    with torch.inference_mode():
+        assert np.array_equal(heat_maps(network, IMAGES + 0, CLASSES), expected), "images of a test are made in it"
     half = heat_maps(made().bfloat16(), IMAGES.bfloat16(), CLASSES)
     assert half.dtype == np.float32
     assert half == pytest.approx(expected, abs=0.1)

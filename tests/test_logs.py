@@ -98,3 +98,11 @@ def test_expected_warnings_of_libraries_are_silent_and_others_are_not() -> None:
             warnings.warn("\nCheckpoint directory runs/a/001/checkpoints exists and is not empty.", stacklevel=1)
             warnings.warn("something new", stacklevel=1)
     assert [str(each.message) for each in caught] == ["something new"]
+
+
+def test_a_name_that_is_no_text_is_spelled_out_in_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with logging_to_terminal():
+        logs.also_to(tmp_path / "log.txt")
+        clf.info("class %s", b"caf\xe9".decode(errors="surrogateescape"))
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("class caf\\udce9\n")
+    assert "Traceback" not in capfd.readouterr().err

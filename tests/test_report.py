@@ -344,6 +344,14 @@ def test_the_verb_writes_the_latest_run_s_report_or_that_of_a_directory(
     assert "other/003" in (other / "report.html").read_text("utf-8")
 
 
+def test_a_report_that_cannot_be_written_is_said_in_one_line(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(Path())
+    (run / "report.html").unlink(missing_ok=True)
+    (run / "report.html").mkdir()
+    assert main(["report", str(run)]) == 2
+    assert capsys.readouterr().err == f"clf: {run}/report.html cannot be written: Is a directory; make room for it\n"
+
+
 def test_the_verb_s_mistakes_are_one_line(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 2
     assert "no run found" in capsys.readouterr().err

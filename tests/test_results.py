@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from clf import results
 
@@ -72,3 +74,14 @@ def test_what_cannot_be_written_leaves_the_old_numbers(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         results.record(path, {"test": object()})
     assert json.loads(path.read_text()) == {"val": 1}
+
+
+def test_what_a_callback_of_one_s_own_found_with_numpy_or_torch_is_kept(tmp_path: Path) -> None:
+    found = {"share": np.float32(0.5), "none": np.float32("nan"), "counts": np.arange(3), "loss": torch.tensor(2.0)}
+    results.record(tmp_path / "metrics.json", {"val": found})
+    assert results.read(tmp_path / "metrics.json")["val"] == {
+        "share": 0.5,
+        "none": None,
+        "counts": [0, 1, 2],
+        "loss": 2.0,
+    }

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ import numpy as np
 import pytest
 from datasets import draw_folders
 from drawn import Drawn
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from tiny import fit, tiny
 
 from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.history import History
 from clf.checkpoints import read_facts
+from clf.figures.data import class_counts
 from clf.loggers import RunLogger
 from clf.main import main
+from clf.pictures import Pictures
 
 pytestmark = pytest.mark.drawn
 
@@ -221,6 +226,30 @@ def test_a_damaged_table_is_said_and_stops_no_training(
     assert picture[name] in capsys.readouterr().err
 
 
+def test_a_picture_of_the_data_that_a_killed_process_left_out_is_drawn_when_the_run_goes_on(folder: Path) -> None:
+    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+    (RUN / "plots" / "classes.png").unlink()
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert (RUN / "plots" / "classes.png").is_file()
+
+
+class Fails(Callback):
+    """Fails as soon as the first epoch is over."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise RuntimeError("over")
+
+
+def test_a_run_that_is_cut_off_has_the_pictures_of_what_it_did(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path / "plots")
+    pictures.draw(
+        "classes", class_counts, key="c", counts={"train": [1]}, classes=["a"], imbalance={"train": None}, title=""
+    )
+    with pytest.raises(RuntimeError, match="over"):
+        fit(tmp_path, tiny(), pictures, Fails())
+    assert (tmp_path / "plots" / "classes.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -239,3 +268,18 @@ def test_a_dry_run_counts_but_writes_nothing(folder: Path, capsys: pytest.Captur
     assert main([*FIT, "--trainer.fast_dev_run", "true"]) == 0
     assert "fewest of a class" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_class_whose_folder_is_no_text_is_trained_on_and_counted_like_any_other(workdir: Path) -> None:
+    odd = b"caf\xe9".decode(errors="surrogateescape")
+    draw_folders(workdir / "images", {f"{split}/{name}": 3 for split in ("train", "valid") for name in ("a", "b")})
+    for split in ("train", "valid"):
+        (workdir / "images" / split / "b").rename(workdir / "images" / split / odd)
+    (workdir / "tiny.yaml").write_text(TINY)
+    # A process of its own: pytest-xdist cannot send such a name from one of its processes to another.
+    done = subprocess.run([sys.executable, "-m", "clf", *FIT], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert [(row[0], row[1]) for row in rows(RUN / "plots" / "sampler.csv")[1:]] == [
+        (str(epoch), name) for epoch in range(2) for name in ("a", "caf\\udce9")
+    ]
+    assert [each["name"] for each in metrics(RUN)["val"]["classes"]] == ["a", odd]

@@ -1,5 +1,6 @@
 """One scored pass for all who want to look at it: callbacks with a method ``on_evaluated`` get every evaluation."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,11 @@ from torch import Tensor
 
 from clf import results
 from clf.classifier import Classifier
+from clf.errors import UserError
 from clf.evaluation import Evaluation
 from clf.metrics import Stage
+
+log = logging.getLogger("clf")
 
 
 class Evaluating(Callback):
@@ -84,6 +88,9 @@ class Evaluating(Callback):
         if not trainer.is_global_zero or columns is None:
             return
         index, labels, logits = columns
+        if lost := int((~np.isfinite(logits)).any(axis=1).sum()):
+            said = "%s: the network's output is not finite for %d of %d images; what is said of them means nothing"
+            log.warning(said, split, lost, len(logits))
         evaluation = Evaluation(
             split,
             epoch=trainer.current_epoch,
@@ -99,7 +106,7 @@ class Evaluating(Callback):
         )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if hasattr(callback, "on_evaluated"):
-                callback.on_evaluated(trainer, classifier, evaluation)
+                _tell(callback, trainer, evaluation)
         if evaluation.best:
             self.summary = evaluation.summary()
             if self.path is not None and trainer.state.fn == TrainerFn.FITTING:
@@ -124,6 +131,17 @@ class Evaluating(Callback):
         if better:
             self._best = {judged_by: gain}
         return better
+
+
+def _tell(callback: Any, trainer: Trainer, evaluation: Evaluation) -> None:
+    try:
+        callback.on_evaluated(trainer, trainer.lightning_module, evaluation)
+    except UserError:
+        raise
+    except Exception:
+        # What is raised seldom says whose it is, and a callback may be of the user's own.
+        log.error("%s.on_evaluated failed on %s, epoch %d", type(callback).__name__, evaluation.split, evaluation.epoch)
+        raise
 
 
 def _gathered(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Any, Any, Any] | None:

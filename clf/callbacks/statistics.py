@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,12 +19,14 @@ from clf.tracking import log_table
 
 log = logging.getLogger("clf")
 
+_PICTURES = ("classes", "image_sizes")
+
 
 class Statistics(Callback):
     """Counts the data before training: classes, imbalance, image sizes, formats and metadata of every split.
 
     Logged as a table, written as ``statistics.json`` and drawn as ``classes`` and ``image_sizes``. A resumed run does
-    it again only if its data is not the same any more.
+    it again only if its data is not the same any more, or a picture is missing.
 
     Args:
         max_images: How many images, evenly spaced over all splits, are opened to learn their size and format; only
@@ -46,7 +49,7 @@ class Statistics(Callback):
         folder = self.pictures.folder
         path = folder.parent / "statistics.json" if folder is not None else None
         fingerprint = data.fingerprint()
-        if path is not None and results.read(path).get("fingerprint") == fingerprint:
+        if path is not None and results.read(path).get("fingerprint") == fingerprint and _are_there(path):
             return
         samples = {split: data.samples(split) for split in data.available}
         headers = read_headers(samples, most=self.max_images)
@@ -88,3 +91,8 @@ class Statistics(Callback):
             title="Image sizes",
             note=f"{read:,} of {total:,} images{', evenly spaced' if read < total else ''}{failed}",
         )
+
+
+def _are_there(path: Path) -> bool:
+    """Tell whether the pictures beside ``statistics.json`` were drawn: who was to may have been killed first."""
+    return all((path.parent / "plots" / f"{name}.png").is_file() for name in _PICTURES)

@@ -38,7 +38,7 @@ def history(
     if best is not None:
         note += f"; best: epoch {best['epoch']:.0f}, {monitor} {best[monitor]:.4g} (dotted line)"
     figure = canvas.new_figure(max(4.1 * columns, 5.5), 2.75 * rows, title=title, note=note)
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (name, unit, table, curves) in zip(grid, panels, strict=False):
         _draw_panel(axes, table, curves, best=best)
         canvas.tidy(axes, title=name)
@@ -46,7 +46,7 @@ def history(
         canvas.add_legend(axes)
         if name in ("Accuracy", "Waiting for data"):
             _in_percent(axes)
-    for axes in list(grid)[len(panels) :] if panels else []:
+    for axes in grid[len(panels) :] if panels else []:
         axes.set_axis_off()
     if not panels:
         canvas.say_nothing_to_show(grid[0], "no epoch is done yet")
