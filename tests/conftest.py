@@ -7,6 +7,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -31,3 +32,11 @@ def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Draw only for tests that look at pictures (marked ``drawn``): hundreds of fits would each start matplotlib."""
     if "drawn" not in request.keywords:
         monkeypatch.setattr("clf.artist.Artist.submit", lambda *_: None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Spell out what a test printed that is no text: pytest-xdist cannot send half a surrogate pair, and gives up."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
