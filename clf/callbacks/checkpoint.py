@@ -89,7 +89,6 @@ class Checkpoint(ModelCheckpoint):
         self._written_step = 0
         self._written_time = 0.0
         self._scored: dict[str, Tensor] | None = None  # the metrics of weights that wait to be considered
-        self._judged_epoch = 0  # of the epoch that was considered last
         self._epoch_ended = False  # whether an epoch waits for its last.ckpt
         self._told = False
         self._off = False  # fast_dev_run leaves no files
@@ -220,7 +219,6 @@ class Checkpoint(ModelCheckpoint):
             self._say_there_is_no_best(trainer)
             return None
         self._last_checkpoint_saved = ""
-        self._judged_epoch = int(metrics["epoch"])  # the trainer is in the next one already
         self._save_monitor_checkpoint(trainer, metrics)
         return Path(self._last_checkpoint_saved) if self._last_checkpoint_saved else None
 
@@ -281,7 +279,6 @@ class Checkpoint(ModelCheckpoint):
         if trainer.state.fn == TrainerFn.FITTING:
             # Early stopping and ReduceLROnPlateau look at the newest metrics, of whichever epoch.
             checkpoint["callback_metrics"] = dict(trainer.callback_metrics)
-            checkpoint["judged_epoch"] = self._judged_epoch
             accumulate = trainer.accumulate_grad_batches
             settle(checkpoint["loops"]["fit_loop"], validating=trainer.validating, accumulate=accumulate)
 
