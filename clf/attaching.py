@@ -41,6 +41,8 @@ def choose(configured: Mapping[str, Callback | None], *, verb: str, trainer: Map
     if trainer["limit_val_batches"] == 0 and stopper and stopper.monitor.startswith("val/"):
         log.warning("callbacks.early_stopping is off: without validation there is no %s", stopper.monitor)
         del callbacks["early_stopping"]
+    # What calibrates an evaluation does so before the others say how sure the network is.
+    callbacks = dict(sorted(callbacks.items(), key=lambda item: item[0] != "calibration"))
     if trainer["fast_dev_run"]:
         return {name: callback for name, callback in callbacks.items() if name not in WRITING_CALLBACKS}
     return callbacks

@@ -88,15 +88,17 @@ def expected_calibration_error(bins: list[Bin]) -> float:
 def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
     """Find the temperature whose softmax gives the true classes the highest likelihood.
 
-    The mean negative log-likelihood is convex in 1 / temperature, so that its slope has one root. A network without a
-    single mistake has none: there the temperature ends at its lower bound.
+    As if one more image were of each class alike: otherwise a network without a single mistake, on however few images,
+    would be told to be certain. The mean negative log-likelihood is convex in 1 / temperature, so that its slope has
+    one root.
 
     Args:
         logits: Unnormalised scores, (N, C); rows that are not finite are left out.
         labels: True classes, int64 (N,).
     Returns:
         The temperature, in [0.05, 20]; 1 without any usable row.
-    Source: Guo et al. 2017, "On calibration of modern neural networks", arXiv:1706.04599, sec. 4.2.
+    Source: Guo et al. 2017, "On calibration of modern neural networks", arXiv:1706.04599, sec. 4.2; the image that is
+        added is Platt's 1999 "Probabilistic outputs for support vector machines", sec. 2.2, for any number of classes.
     """
     usable = np.isfinite(logits).all(axis=1)
     logits, labels = logits[usable], labels[usable]
@@ -104,7 +106,8 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
         return 1.0
     stride = -(-logits.size // _MOST_VALUES)
     logits, labels = logits[::stride].astype(np.float64), labels[::stride]
-    target = float(logits[np.arange(len(labels)), labels].mean())
+    n = len(labels)
+    target = float((n * logits[np.arange(n), labels].mean() + logits.mean()) / (n + 1))
     low, high = 1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]
     for _ in range(30):  # Halves the interval each time: exact to nine digits.
         middle = math.sqrt(low * high)

@@ -21,7 +21,7 @@ INTERVALS = {
 """How the intervals of ``metrics.json`` were made."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluation:
     """A scored split. Callbacks get it instead of running the network again; see `clf.callbacks.evaluating`.
 
@@ -36,7 +36,8 @@ class Evaluation:
         logits: Unnormalised scores, float32 (N, C).
         preprocessing: What the network was fed with.
         metrics: What was logged about the pass, without the split in front, e.g. ``acc_top1``.
-        temperature: What the network came with to be calibrated; logits are not divided by it yet.
+        temperature: What the logits have to be divided by for calibrated probabilities; they are not, yet. In fit,
+            whoever fits it to this pass does so before anybody else looks.
         findings: What callbacks add to the split's entry in ``metrics.json``.
     """
 
@@ -69,8 +70,8 @@ class Evaluation:
 
     @cached_property
     def confidence(self) -> NDArray[np.float64]:
-        """Probability of each predicted class, (N,); not a number where a logit is none."""
-        return self._confidence(1.0)
+        """Calibrated probability of each predicted class, (N,); not a number where a logit is none."""
+        return self._confidence(self.temperature)
 
     def _confidence(self, temperature: float) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):

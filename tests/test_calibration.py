@@ -58,20 +58,28 @@ def test_the_temperature_undoes_what_sharpened_the_logits(sharpness: float) -> N
     assert error(logits, labels, temperature=temperature) < 0.02
 
 
-def test_the_temperature_is_where_the_likelihood_is_highest() -> None:
-    logits, labels = scores(300, sharpness=2.5)
+@pytest.mark.parametrize("n", [3, 300])
+def test_the_temperature_is_where_the_likelihood_is_highest_with_one_more_image_of_all_classes(n: int) -> None:
+    logits, labels = scores(n, sharpness=2.5)
 
     def nll(temperature: float) -> float:
         scaled = torch.tensor(logits).double() / temperature
-        return float(torch.nn.functional.cross_entropy(scaled, torch.tensor(labels)))
+        smoothing = 1 / (n + 1)
+        return float(torch.nn.functional.cross_entropy(scaled, torch.tensor(labels), label_smoothing=smoothing))
 
     best = minimize_scalar(nll, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-7}).x
     assert calibration.fit_temperature(logits, labels) == pytest.approx(best, rel=1e-4)
 
 
-def test_a_network_without_a_mistake_gets_the_lowest_temperature_and_one_that_is_always_wrong_the_highest() -> None:
+@pytest.mark.parametrize("n", [10, 1000])
+def test_a_network_without_a_mistake_is_as_sure_as_so_many_images_allow(n: int) -> None:
+    logits, labels = np.tile(np.array([[3, 0], [0, 3]], np.float32), (n // 2, 1)), np.tile([0, 1], n // 2)
+    temperature = calibration.fit_temperature(logits, labels)
+    assert calibration.softmax(logits, temperature=temperature).max() == pytest.approx(1 - 0.5 / (n + 1), abs=1e-6)
+
+
+def test_a_network_that_is_always_wrong_gets_the_highest_temperature() -> None:
     logits = np.array([[3, 0], [0, 3]], np.float32)
-    assert calibration.fit_temperature(logits, np.array([0, 1])) == pytest.approx(0.05)
     assert calibration.fit_temperature(logits, np.array([1, 0])) == pytest.approx(20)
 
 

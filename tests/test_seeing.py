@@ -137,6 +137,26 @@ def test_the_temperature_of_the_best_epoch_travels_with_it_and_is_used_for_the_t
     assert f"({val['ece_calibrated']:.3f} calibrated)" in (seen / "log.txt").read_text()
 
 
+def test_confidences_are_calibrated_wherever_they_are_written(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(seen.parents[2])
+    assert main(["predict", "--output", "again.csv"]) == 0
+    said = {}
+    for name, path in {
+        "val": RUN / "predictions/val.csv",
+        "test": RUN / "predictions/test.csv",
+        "again": "again.csv",
+    }.items():
+        columns, *table = rows(Path(path))
+        said[name] = [(row[columns.index("path")], float(row[columns.index("confidence")])) for row in table]
+    assert said["again"] == said["test"]
+    for split in ("val", "test"):
+        before, after = (metrics(seen)[split]["calibration"][kind] for kind in ("before", "after"))
+        means = [sum(b["n"] * b["confidence"] for b in bins) / len(said[split]) for bins in (before, after)]
+        found = sum(confidence for _, confidence in said[split]) / len(said[split])
+        assert found == pytest.approx(means[1], abs=1e-5)
+        assert found != pytest.approx(means[0], abs=1e-3)
+
+
 def test_trackers_get_the_pictures_under_their_keys(seen: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

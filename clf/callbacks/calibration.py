@@ -15,8 +15,9 @@ from clf.pictures import Pictures
 class Calibration(Callback):
     """Fits a temperature to each validation of fit, and measures the calibration error with and without it.
 
-    The temperature, by which logits are divided for calibrated probabilities, travels in checkpoints; ``validate`` and
-    ``test`` use it as it is. ``metrics.json`` gets ``temperature``, ``ece_calibrated`` beside ``ece``, and the images
+    The temperature, by which logits are divided for calibrated probabilities, travels in checkpoints and exported
+    models. Whatever says how sure the network is (predictions, galleries) uses it, ``validate``, ``test`` and
+    ``predict`` as it is. ``metrics.json`` gets ``temperature``, ``ece_calibrated`` beside ``ece``, and the images
     by confidence under ``calibration``; the pictures are ``calibration_val`` and ``calibration_test``.
     """
 
@@ -25,10 +26,10 @@ class Calibration(Callback):
 
     def on_evaluated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         """Fit in fit, measure always."""
-        temperature = evaluation.temperature
         if trainer.state.fn == TrainerFn.FITTING:
-            temperature = fit_temperature(evaluation.logits, evaluation.labels)
-            cast(Classifier, pl_module).temperature = temperature
+            evaluation.temperature = fit_temperature(evaluation.logits, evaluation.labels)
+            cast(Classifier, pl_module).temperature = evaluation.temperature
+        temperature = evaluation.temperature
         before, after = evaluation.reliability(), evaluation.reliability(temperature=temperature)
         evaluation.findings.update(
             temperature=temperature,

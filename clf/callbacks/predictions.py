@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from clf.classifier import Classifier
 from clf.data.samples import Sample
 from clf.errors import UserError
 from clf.evaluation import Evaluation
@@ -23,6 +24,7 @@ _ROWS_AT_ONCE = 4096
 class Predictions(Callback):
     """Writes what was predicted for every image: ``val.csv``, ``test.csv`` and ``predict.csv``.
 
+    Confidences are calibrated by the temperature of the checkpoint, see `clf.callbacks.calibration.Calibration`.
     ``fit`` leaves the validation predictions of the best epoch, judged by what the checkpoint callback monitors; where
     nothing that validation measures is monitored, those of the newest epoch. The rows are those of the one validation
     pass. A file is whole or not there: see `PredictionWriter`.
@@ -69,7 +71,7 @@ class Predictions(Callback):
         with PredictionWriter(path, top_k=min(self.top_k, len(classes)), labelled=True) as writer:
             for start in range(0, len(indices), _ROWS_AT_ONCE):
                 batch = slice(start, start + _ROWS_AT_ONCE)
-                ranked = rank(evaluation.logits[batch], classes, top_k=self.top_k)
+                ranked = rank(evaluation.logits[batch] / evaluation.temperature, classes, top_k=self.top_k)
                 writer.write(
                     Prediction(evaluation.samples[index].path, labels, evaluation.samples[index].label, _error(labels))
                     for index, labels in zip(indices[batch], ranked, strict=True)
@@ -83,15 +85,18 @@ class Predictions(Callback):
         if path is None or not trainer.is_global_zero:
             return
         known = any(sample.label is not None for sample in self._samples)
-        self._writer = PredictionWriter(path, top_k=min(self.top_k, len(_classes(pl_module))), labelled=known)
+        self._writer = PredictionWriter(
+            path, top_k=min(self.top_k, len(cast(Classifier, pl_module).classes)), labelled=known
+        )
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Write a batch."""
-        logits: Tensor = outputs["logits"]  # (N, C)
+        classifier = cast(Classifier, pl_module)
+        logits: Tensor = outputs["logits"].float() / classifier.temperature  # (N, C)
         indices: list[int] = outputs["index"].tolist()
-        ranked = rank(logits.float().cpu().numpy(), _classes(pl_module), top_k=self.top_k)
+        ranked = rank(logits.cpu().numpy(), classifier.classes, top_k=self.top_k)
         # Whatever could not be read takes its place among the others.
         found = {index: (labels, _error(labels)) for index, labels in zip(indices, ranked, strict=True)}
         found |= {index: ((), message) for index, message in batch.get("errors", [])}
@@ -133,7 +138,3 @@ class Predictions(Callback):
 
 def _error(labels: Ranked) -> str:
     return "" if labels else _NOT_FINITE
-
-
-def _classes(pl_module: LightningModule) -> list[str]:
-    return cast(list[str], pl_module.classes)
