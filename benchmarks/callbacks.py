@@ -41,19 +41,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--images", type=int, default=1200, help="validation images")
     flags, words = parser.parse_known_args()
     words = ["--trainer.max_epochs", str(flags.epochs), *words]
     validations: dict[str, list[float]] = {kind: [] for kind in KINDS}
     walls: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with TemporaryDirectory() as folder:
         synth = [sys.executable, "-m", "clf", "synth", "--output", f"{folder}/data"]
+        synth += ["--train_per_class", "50", "--val_per_class", str(flags.images // 12), "--test_per_class", "1"]
         subprocess.run(synth, check=True, capture_output=True)
         for _ in range(flags.rounds):
             for kind in KINDS:
                 seconds, wall = measure(kind, Path(folder), words=words)
                 validations[kind] += seconds
                 walls[kind].append(wall)
-    print(f"{device_name('cpu')}, {flags.rounds} rounds of {flags.epochs} epochs {' '.join(words)}")
+    print(f"{device_name('cpu')}, {flags.rounds} rounds of {flags.epochs} epochs, {flags.images} validation images")
     for name, found in (("validation", validations), ("whole run", walls)):
         medians = {kind: statistics.median(values) for kind, values in found.items()}
         each = ", ".join(f"{kind} callbacks {seconds:.3f} s" for kind, seconds in medians.items())
