@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _IMAGES_AT_ONCE = 8
+_FINE_ENOUGH = 6
+"""Points that a map needs along its shorter side. Of fewer (a last map has 7 at 224 pixels, 4 at 112), each sees all of
+the image, and says more about its own place than about the image."""
 
 
 class NoFeatureMap(ValueError):
@@ -24,10 +27,11 @@ def heat_maps(
     weights: Mapping[str, Tensor] | None = None,
     device: torch.device | None = None,
 ) -> NDArray[Any]:
-    """Weigh the last feature map by what it did for a class, image by image.
+    """Weigh the deepest feature map that is fine enough by what it did for a class, image by image.
 
-    Of timm's networks that is what goes into the head, of others what the last convolution gives. The network itself is
-    left as it is, in every respect: a copy works, in full precision, in evaluation mode and not compiled.
+    Of timm's networks that is what goes into the head, or for small images what an earlier stage gives; of others it is
+    what the last convolution gives. The network itself is left as it is, in every respect: a copy works, in full
+    precision, in evaluation mode and not compiled.
 
     Args:
         network: Maps images (N, 3, H, W) to logits (N, C).
@@ -50,7 +54,7 @@ def heat_maps(
         if weights is not None:
             twin.load_state_dict(weights)
         twin = twin.to(device).float().eval()
-        explainer = LayerGradCam(twin, _watch(twin))
+        explainer = LayerGradCam(twin, _watch(twin, side=min(images.shape[2:])))
         maps = []
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             chunk = slice(start, start + _IMAGES_AT_ONCE)
@@ -84,10 +88,18 @@ def _apart(device: torch.device) -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic, warn_only=warns)
 
 
-def _watch(network: Any) -> "_ChannelsFirst":
-    """Make what goes through a network pass the module that Grad-CAM looks at."""
+def _watch(network: Any, *, side: int) -> "_ChannelsFirst":
+    """Make what goes through a network pass the module that Grad-CAM looks at; `side` is the image's shorter one."""
+    nhwc = str(getattr(network, "output_fmt", "")).endswith("NHWC")
+    stages = [stage for stage in getattr(network, "feature_info", []) if isinstance(stage, dict)]
+    fine = [stage for stage in stages if side / stage["reduction"] >= _FINE_ENOUGH]
+    if fine and fine[-1] is not stages[-1]:
+        view = _ChannelsFirst(fine[-1]["num_chs"], last=nhwc)
+        module = network.get_submodule(fine[-1]["module"])
+        module.register_forward_hook(lambda _layer, _inputs, output: view.pass_by(output))
+        return view
     if hasattr(network, "forward_features") and hasattr(network, "num_features"):  # as all of timm's have
-        view = _ChannelsFirst(network.num_features, last=str(getattr(network, "output_fmt", "")).endswith("NHWC"))
+        view = _ChannelsFirst(network.num_features, last=nhwc)
         features = network.forward_features
         network.forward_features = lambda *inputs, **options: view.pass_by(features(*inputs, **options))
         return view

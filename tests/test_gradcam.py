@@ -84,18 +84,37 @@ def test_weights_of_another_moment_can_be_asked() -> None:
 def test_timm_s_convolutional_networks_have_maps(arch: str) -> None:
     torch.manual_seed(1)
     network: Any = timm.create_model(arch, num_classes=5)
-    size = network.pretrained_cfg["input_size"][-1]
-    heat = heat_maps(network, torch.randn(2, 3, size, size), [1, 4])
-    assert heat.shape == (2, size // 32, size // 32)
-    assert heat.min() >= 0
-    assert set(heat.max(axis=(1, 2))) <= {0.0, 1.0}
+    sizes = {160: 10} if arch == "test_maxvit" else {192: 6, 160: 10, 64: 8}  # its windows fit no other size
+    for size, points in sizes.items():
+        heat = heat_maps(network, torch.randn(2, 3, size, size), [1, 4])
+        assert heat.shape == (2, points, points)
+        assert heat.min() >= 0
+        assert set(heat.max(axis=(1, 2))) <= {0.0, 1.0}
+
+
+def test_of_small_images_an_earlier_stage_is_weighed_by_its_mean_gradient() -> None:
+    torch.manual_seed(1)
+    network: Any = timm.create_model("test_resnet", num_classes=5).eval()
+    images, named = torch.randn(2, 3, 96, 96), [1, 4]
+    features = network.layer3(
+        network.layer2(network.layer1(network.maxpool(network.act1(network.bn1(network.conv1(images))))))
+    )
+    features.retain_grad()
+    logits = network.forward_head(network.layer4(features))
+    logits[[0, 1], named].sum().backward()
+    expected = (features.grad.mean((2, 3), keepdim=True) * features).sum(1).relu().detach()
+    expected /= expected.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    assert expected.max() == 1
+    heat = heat_maps(network, images, named)
+    assert heat.shape == (2, 6, 6)
+    assert heat == pytest.approx(expected.numpy(), abs=1e-4)
 
 
 def test_of_timm_s_networks_it_is_what_goes_into_the_head() -> None:
     torch.manual_seed(1)
     network: Any = timm.create_model("test_efficientnet", num_classes=5).eval()
-    images = torch.randn(2, 3, 160, 160)
-    features = network.forward_features(images).detach()  # (N, C, 5, 5); the head pools them
+    images = torch.randn(2, 3, 192, 192)
+    features = network.forward_features(images).detach()  # (N, C, 6, 6); the head pools them
     expected = (network.classifier.weight.detach()[[1, 4], :, None, None] * features).sum(1).relu()
     expected /= expected.amax((1, 2), keepdim=True)
     assert heat_maps(network, images, [1, 4]) == pytest.approx(expected.numpy(), abs=1e-4)
