@@ -144,9 +144,9 @@ def test_confidences_are_calibrated_wherever_they_are_written(seen: Path, monkey
     for name, path in {
         "val": RUN / "predictions/val.csv",
         "test": RUN / "predictions/test.csv",
-        "again": "again.csv",
+        "again": Path("again.csv"),
     }.items():
-        columns, *table = rows(Path(path))
+        columns, *table = rows(path)
         said[name] = [(row[columns.index("path")], float(row[columns.index("confidence")])) for row in table]
     assert said["again"] == said["test"]
     for split in ("val", "test"):
