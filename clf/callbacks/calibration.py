@@ -15,9 +15,9 @@ from clf.pictures import Pictures
 class Calibration(Callback):
     """Fits a temperature to each validation of fit, and measures the calibration error with and without it.
 
-    The temperature, by which logits are divided for calibrated probabilities, travels in checkpoints and exported
-    models. Whatever says how sure the network is (predictions, galleries) uses it, ``validate``, ``test`` and
-    ``predict`` as it is. ``metrics.json`` gets ``temperature``, ``ece_calibrated`` beside ``ece``, and the images
+    The temperature, by which logits are divided for calibrated probabilities, travels in checkpoints. Whatever
+    says how sure the network is (predictions, galleries) uses it, ``validate``, ``test`` and ``predict`` as it is.
+    ``metrics.json`` gets ``temperature``, ``ece_calibrated`` beside ``ece``, and the images
     by confidence under ``calibration``; the pictures are ``calibration_val`` and ``calibration_test``.
     """
 
