@@ -273,6 +273,8 @@ def score_a_share(rank: int, folder: Path) -> None:
     resumed.update(torch.tensor(float(rank)), logits[5:], labels[5:])
     numbers = {name: float(value) for name, value in {**evaluation.compute(), **resumed.compute()}.items()}
     (folder / f"{rank}.json").write_text(json.dumps(numbers))
+    # Left to the end of the interpreter, gloo's threads may abort the process (pytorch/pytorch#179291).
+    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_report_the_numbers_of_one(tmp_path: Path) -> None:
