@@ -1,0 +1,145 @@
+"""An exported model on disk: the ONNX file, the labels beside it, and the proof that they belong together."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from clf.errors import UserError, did_you_mean
+from clf.preprocess import Preprocessing
+
+MODEL, SIDECAR = "model.onnx", "labels_mapping.json"
+"""What the two files of an export are called."""
+
+INPUT, OUTPUT = "input", "logits"
+"""What the graph calls its input and its output; with everything embedded the output is called `PROBABILITIES`."""
+PROBABILITIES = "probabilities"
+
+METADATA = "clf"
+"""Key of the metadata in the ONNX file: one JSON text."""
+
+Embed = Literal["none", "normalize", "full"]
+"""What lies in the graph: nothing more; the normalisation; or all from 8-bit pixels on, temperature and softmax too."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export says about itself.
+
+    Args:
+        path: The ONNX file.
+        sha256: Of the file, as hexadecimal digits.
+        classes: Class names; position is the index of the logit.
+        preprocessing: What an image goes through, in the graph or before it.
+        embed: What of it lies in the graph.
+        temperature: By which logits are divided for calibrated probabilities.
+        facts: What else the file says: metrics, versions, run, data.
+    """
+
+    path: Path
+    sha256: str
+    classes: list[str]
+    preprocessing: Preprocessing
+    embed: Embed = "none"
+    temperature: float = 1.0
+    facts: Mapping[str, Any] | None = None
+
+    @property
+    def sidecar(self) -> dict[str, Any]:
+        """The content of ``labels_mapping.json``."""
+        return labels_mapping(self.classes, self.preprocessing) | {
+            "model_sha256": self.sha256,
+            "embed": self.embed,
+            "temperature": self.temperature,
+        }
+
+
+def labels_mapping(classes: list[str], preprocessing: Preprocessing) -> dict[str, Any]:
+    """Say what logits mean and what the network must be fed with.
+
+    Args:
+        classes: Class names by index.
+        preprocessing: The network's.
+    """
+    return {
+        "num_classes": len(classes),
+        "class_to_idx": {name: index for index, name in enumerate(classes)},
+        "idx_to_class": {str(index): name for index, name in enumerate(classes)},
+        **preprocessing.to_dict(),
+        "model_sha256": None,
+    }
+
+
+def find_model(place: str | Path) -> Path:
+    """Find the ONNX file that a path means: itself, or the one in an export's folder.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(place)
+    if path.is_dir():
+        path = path / MODEL if (path / MODEL).is_file() or not (path / "export").is_dir() else path / "export" / MODEL
+    if not path.is_file():
+        near = [str(found) for found in (*path.parent.glob("*.onnx"), *path.parent.glob("export/*.onnx"))]
+        raise UserError(f"model {str(path)!r} does not exist{did_you_mean(str(path), near)}; `clf export` makes one")
+    return path
+
+
+def read_exported(path: Path, *, metadata: Mapping[str, str]) -> Exported:
+    """Read an export, and refuse files that do not belong together.
+
+    Args:
+        path: The ONNX file.
+        metadata: The custom metadata in it.
+    Raises:
+        UserError: If the sidecar is missing or damaged, was made for another file, or says other things than the file.
+    """
+    sidecar = _read_sidecar(path.with_name(SIDECAR))
+    digest = sha256(path)
+    if sidecar["model_sha256"] != digest:
+        raise UserError(
+            f"{path} and {SIDECAR} do not belong together: the file's SHA-256 is {digest[:12]}…, the sidecar speaks of "
+            f"{str(sidecar['model_sha256'])[:12]}…; copy both from one export, or export again"
+        )
+    if METADATA not in metadata:
+        raise UserError(f"{path} was not written by clf export: it has no {METADATA!r} metadata")
+    facts = json.loads(metadata[METADATA])
+    for key in ("classes", "preprocessing", "embed", "temperature"):
+        if facts[key] != _said(sidecar, key):
+            raise UserError(f"{path} and {SIDECAR} disagree about {key}; copy both from one export, or export again")
+    preprocessing = Preprocessing.from_dict(facts["preprocessing"])
+    rest = {key: value for key, value in facts.items() if key not in ("classes", "preprocessing")}
+    return Exported(path, digest, facts["classes"], preprocessing, facts["embed"], facts["temperature"], rest)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; copy it from where the model was exported, or export again") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy it from the export, or export again") from error
+    lacking = [key for key in ("idx_to_class", "normalization", "input", "model_sha256") if key not in sidecar]
+    if lacking:
+        raise UserError(f"{path} lacks {', '.join(lacking)}; copy it from the export, or export again")
+    if sidecar.get("embed", "none") not in get_args(Embed):
+        raise UserError(f"{path}: embed={sidecar['embed']!r} is none of {', '.join(get_args(Embed))}; export again")
+    return dict(sidecar)
+
+
+def _said(sidecar: Mapping[str, Any], key: str) -> Any:
+    """Look up in the sidecar what the file's metadata says under a key."""
+    if key == "classes":
+        names = sidecar["idx_to_class"]
+        return [names.get(str(index)) for index in range(len(names))]
+    if key == "preprocessing":
+        return {block: sidecar[block] for block in ("normalization", "input")}
+    return sidecar.get(key)

@@ -1,0 +1,212 @@
+"""Predictions by an exported model: ONNX Runtime, Pillow and numpy, nothing else."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clf.errors import UserError
+from clf.exported import INPUT, Exported, find_model, read_exported
+from clf.predictions import Prediction, rank
+from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels
+
+ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8]
+"""An image: a file, the bytes of one, a Pillow image, or its RGB pixels, uint8 (H, W, 3)."""
+
+Device = Literal["auto", "cpu", "cuda"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NOT_FINITE = "the network's output is not finite"
+
+
+class Predictor:
+    """Classifies images with a model that ``clf export`` wrote.
+
+    >>> predictor = Predictor("runs/resnet18/003/export")  # doctest: +SKIP
+    >>> predictor.predict_one("photo.jpg").label  # doctest: +SKIP
+    'cat'
+
+    Decoding runs in threads beside inference; a few batches at a time are in memory, however many images there are.
+    One predictor may be used by several threads.
+
+    Args:
+        model: The ONNX file, the folder of an export, or a run directory.
+        device: ``cpu``, ``cuda``, or ``auto``: the GPU where ONNX Runtime has one.
+        threads: Threads of the network on a CPU; None takes all cores that this process may use.
+        max_pixels: Larger images are refused by their header.
+
+    Attributes:
+        exported: What the model says about itself.
+        device: Where it runs: ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: If the model or its labels are missing, damaged or do not belong together, or the device is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        max_pixels: int = 50_000_000,
+    ) -> None:
+        path = find_model(model)
+        self.device = _choose(device)
+        self._session = _open(path, device=self.device, threads=threads)
+        self.exported: Exported = read_exported(path, metadata=self._session.get_modelmeta().custom_metadata_map)
+        self._max_pixels = max_pixels
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; position is the index of the logit."""
+        return self.exported.classes
+
+    def predict(
+        self, images: Iterable[ImageLike], *, top_k: int = 5, batch_size: int = 32, workers: int | None = None
+    ) -> Iterator[Prediction]:
+        """Classify images, in their order, one after the other as they are ready.
+
+        Args:
+            images: What to classify; may be a generator without end.
+            top_k: How many labels a prediction names.
+            batch_size: Images that go through the network at once.
+            workers: Threads that decode; None is one for each core.
+        Yields:
+            A prediction each; where an image cannot be read, one with the reason.
+        """
+        _require(top_k >= 1, f"top_k={top_k} must be 1 or more")
+        _require(batch_size >= 1, f"batch_size={batch_size} must be 1 or more")
+        source, waiting = iter(images), deque[list[tuple[ImageLike, Future[NDArray[Any]]]]]()
+        with ThreadPoolExecutor(workers or _cores(), thread_name_prefix="decode") as pool:
+            while True:
+                while len(waiting) < 3:  # one is inferred, one is ready, one is being decoded
+                    batch = [(image, pool.submit(self.prepare, image)) for image in islice(source, batch_size)]
+                    if not batch:
+                        break
+                    waiting.append(batch)
+                if not waiting:
+                    return
+                yield from self._finish(waiting.popleft(), top_k=top_k)
+
+    def predict_one(self, image: ImageLike, *, top_k: int = 5) -> Prediction:
+        """Classify one image.
+
+        Raises:
+            UnreadableImage: If it is none.
+        """
+        [ranked] = rank(self.scores(self.prepare(image)[None]), self.classes, top_k=top_k)
+        return Prediction(_name(image), ranked, error="" if ranked else _NOT_FINITE)
+
+    def prepare(self, image: ImageLike) -> NDArray[Any]:
+        """Decode, resize and crop an image, and normalise it where the graph does not.
+
+        Returns:
+            The network's input: float32 (3, H, W); uint8 (H, W, 3) where the whole preprocessing is embedded.
+        Raises:
+            UnreadableImage: If it cannot be read.
+        """
+        rgb, spec = self._decoded(image), self.exported.preprocessing
+        if self.exported.embed == "none":
+            return evaluation_array(rgb, spec)
+        pixels = evaluation_pixels(rgb, spec)
+        return pixels if self.exported.embed == "full" else _unit(pixels)
+
+    def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Run the graph.
+
+        Args:
+            inputs: What `prepare` returned, stacked: (N, …).
+        Returns:
+            Its output, float32 (N, C): logits, or probabilities where everything is embedded.
+        """
+        [output] = self._session.run(None, {INPUT: inputs})
+        return np.asarray(output, np.float32)
+
+    def scores(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Run the graph for logits, float32 (N, C): of probabilities their logarithms, which are logits of the same."""
+        output = self.run(inputs)
+        if self.exported.embed != "full":
+            return output
+        with np.errstate(divide="ignore"):
+            return np.maximum(np.log(output), np.finfo(np.float32).min)
+
+    def _decoded(self, image: ImageLike) -> Image.Image:
+        if isinstance(image, Image.Image):
+            return image if image.mode == "RGB" else image.convert("RGB")
+        if isinstance(image, np.ndarray):
+            _require(image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, _not_rgb(image))
+            return Image.fromarray(image)
+        return decode(image, max_pixels=self._max_pixels)
+
+    def _finish(self, batch: Sequence[tuple[ImageLike, Future[NDArray[Any]]]], *, top_k: int) -> Iterator[Prediction]:
+        inputs: list[NDArray[Any]] = []
+        errors: dict[int, str] = {}
+        for place, (_, future) in enumerate(batch):
+            try:
+                inputs.append(future.result())
+            except UnreadableImage as error:
+                errors[place] = str(error)
+        ranked = iter(rank(self.scores(np.stack(inputs)), self.classes, top_k=top_k) if inputs else [])
+        for place, (image, _) in enumerate(batch):
+            if place in errors:
+                yield Prediction(_name(image), error=errors[place])
+            else:
+                found = next(ranked)
+                yield Prediction(_name(image), found, error="" if found else _NOT_FINITE)
+
+
+def _choose(device: Device) -> Literal["cpu", "cuda"]:
+    import onnxruntime
+
+    has_gpu = _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+    if device == "cuda" and not has_gpu:
+        raise UserError("device='cuda': this ONNX Runtime knows no GPU; install onnxruntime-gpu, or choose cpu")
+    _require(device in ("auto", "cpu", "cuda"), f"device={device!r} is none of auto, cpu, cuda")
+    return "cuda" if device != "cpu" and has_gpu else "cpu"
+
+
+def _open(path: Path, *, device: str, threads: int | None) -> Any:
+    """Load the graph for a device, and make sure that it runs there."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or _cores()
+    options.log_severity_level = 3  # its warnings are about graphs, and say nothing to whoever has only a file
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+    except Exception as error:  # its exceptions have no common class
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model {str(path)!r} cannot be loaded: {reason}; export again") from error
+    if session.get_providers()[0] != _PROVIDERS[device]:
+        raise UserError(f"device={device!r}: ONNX Runtime could not use it and would fall back; check driver and CUDA")
+    return session
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scale pixels (H, W, 3) to [0, 1], float32 (3, H, W)."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(255)
+
+
+def _name(image: ImageLike) -> str:
+    return str(image) if isinstance(image, str | Path) else ""
+
+
+def _not_rgb(image: NDArray[Any]) -> str:
+    return f"an array of shape {image.shape} and type {image.dtype} is no image; give RGB pixels, uint8 (H, W, 3)"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
