@@ -47,7 +47,7 @@ class Predictor:
         device: Where it runs: ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: If the model or its labels are missing, damaged or do not belong together, or the device is not there.
+        UserError: If the model or its labels are missing, damaged or do not belong together, or there is no such GPU.
     """
 
     def __init__(
