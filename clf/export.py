@@ -1,0 +1,181 @@
+"""A checkpoint becomes an export: an ONNX file with its labels and a card, put in place only once it is proven."""
+
+import copy
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from clf.card import model_card
+from clf.data.samples import Sample
+from clf.errors import UserError
+from clf.exported import MODEL, SIDECAR, Embed, Exported, sha256
+from clf.files import new_folder, replace_text
+from clf.graph import OPSET, Graph, save, write_onnx
+from clf.predictor import Predictor
+from clf.preprocess import Preprocessing
+from clf.proof import Proof, prove
+from clf.quantisation import Cost, Precision, compare, halve, quantise
+
+log = logging.getLogger("clf")
+
+
+class NotProven(Exception):
+    """Raised where an exported model does not do what it should; the message says by how much. Nothing is written."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export, and how.
+
+    Args:
+        network: Maps normalised images (N, 3, H, W) to logits (N, C); it is left as it is.
+        classes: Class names by index.
+        preprocessing: The network's.
+        temperature: The run's.
+        samples: Labelled images to prove on, validation's.
+        calibration: Images that decide the ranges of 8-bit integers, training's.
+        embed: What lies in the graph.
+        precision: Of the weights and activations in the file.
+        images: How many images to prove on, at most.
+        max_accuracy_drop: Top-1 that a smaller precision may cost, in [0, 1].
+        facts: What the file says about itself beside that: run, versions, metrics, data.
+    """
+
+    network: nn.Module
+    classes: list[str]
+    preprocessing: Preprocessing
+    temperature: float
+    samples: Sequence[Sample]
+    calibration: Sequence[Sample] = ()
+    embed: Embed = "none"
+    precision: Precision = "fp32"
+    images: int = 256
+    max_accuracy_drop: float = 0.01
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was exported.
+
+    Args:
+        exported: The model.
+        proof: That it does what the network does, before its precision was made smaller.
+        cost: What a smaller precision costs; None for fp32.
+    """
+
+    exported: Exported
+    proof: Proof
+    cost: Cost | None
+
+
+def export(request: Request, folder: Path) -> Result:
+    """Write ``model.onnx``, ``labels_mapping.json`` and ``README.md``, once it is shown that they are right.
+
+    An earlier export in the folder is replaced as a whole, and only by one that is proven.
+
+    Args:
+        request: What to export.
+        folder: Where to.
+    Raises:
+        UserError: If there are no images to prove on.
+        NotProven: If the model does not do what the network does, or a smaller precision costs too much.
+    """
+    if not request.samples:
+        raise UserError("export needs validation images to prove the model on; give --data.root with some")
+    network = copy.deepcopy(request.network).cpu().float().eval().requires_grad_(False)
+    with new_folder(folder.with_name(f".{folder.name}.new")) as made:
+        full = _write(network, request, made)
+        proof = prove(network, full, [sample.path for sample in _spread(request.samples, request.images)])
+        log.info("proof: %s", proof)
+        if not proof.holds:
+            raise NotProven(f"the exported model does not do what the network does: {proof}; nothing was written")
+        cost = None if request.precision == "fp32" else _shrink(full, request)
+        exported = _finish(made, request, proof=proof, cost=cost)
+    _put_in_place(folder.with_name(f".{folder.name}.new"), folder)
+    return Result(replace(exported, path=folder / MODEL), proof, cost)
+
+
+def _write(network: nn.Module, request: Request, folder: Path) -> Predictor:
+    """Write the file at full precision, and open it as anybody would."""
+    graph = Graph(
+        network, preprocessing=request.preprocessing, embed=request.embed, temperature=request.temperature
+    ).eval()
+    write_onnx(graph, folder / MODEL, metadata=_metadata(request))
+    _write_sidecar(folder, request)
+    return Predictor(folder / MODEL, device="cpu")
+
+
+def _shrink(full: Predictor, request: Request) -> Cost:
+    """Replace the file by one of smaller precision, if that costs little enough."""
+    import onnx
+
+    path = full.exported.path
+    kept = path.with_name("fp32.onnx")
+    path.rename(kept)
+    if request.precision == "fp16":
+        model = halve(onnx.load(kept))
+    else:
+        model = quantise(kept, (full.prepare(sample.path) for sample in _spread(request.calibration, request.images)))
+    save(model, path, metadata=_metadata(request))
+    _write_sidecar(path.parent, request)
+    cost = compare(full, Predictor(path, device="cpu"), request.samples)
+    kept.unlink()
+    log.info("%s: %s", request.precision, cost)
+    if cost.drop > request.max_accuracy_drop:
+        raise NotProven(
+            f"{request.precision} costs {100 * cost.drop:.2f} points of top-1 ({cost}), more than "
+            f"max_accuracy_drop={request.max_accuracy_drop}; nothing was written"
+        )
+    if not cost.is_faster:
+        log.warning("%s is not faster than fp32 on this machine; it is only smaller", request.precision)
+    return cost
+
+
+def _metadata(request: Request) -> dict[str, Any]:
+    return {
+        "classes": request.classes,
+        "preprocessing": request.preprocessing.to_dict(),
+        "embed": request.embed,
+        "temperature": request.temperature,
+        "precision": request.precision,
+        "opset": OPSET,
+        **request.facts,
+    }
+
+
+def _write_sidecar(folder: Path, request: Request) -> Exported:
+    digest = sha256(folder / MODEL)
+    exported = Exported(
+        folder / MODEL, digest, request.classes, request.preprocessing, request.embed, request.temperature
+    )
+    replace_text(folder / SIDECAR, json.dumps(exported.sidecar, indent=2, ensure_ascii=False) + "\n")
+    return exported
+
+
+def _finish(folder: Path, request: Request, *, proof: Proof, cost: Cost | None) -> Exported:
+    exported = replace(_write_sidecar(folder, request), facts=_metadata(request))
+    size = (folder / MODEL).stat().st_size
+    replace_text(folder / "README.md", model_card(exported, proof=proof.to_dict(), cost=cost, size=size))
+    return exported
+
+
+def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Choose at most so many, evenly over the whole: the samples of a split are sorted by class."""
+    count = min(most, len(samples))
+    return [samples[place * len(samples) // count] for place in range(count)]
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    made.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
