@@ -58,6 +58,18 @@ class Cost:
         """Whether the smaller model is faster at one of the batch sizes."""
         return any(after < before for before, after in self.milliseconds.values())
 
+    def __str__(self) -> str:
+        """Say it in one line."""
+        before, after = (100 * correct / self.n for correct in self.correct)
+        times = ", ".join(
+            f"{one:.1f} ms -> {other:.1f} ms at batch {n}" for n, (one, other) in self.milliseconds.items()
+        )
+        size = "{:.1f} MB -> {:.1f} MB".format(*self.megabytes)
+        return (
+            f"top-1 {before:.2f} % -> {after:.2f} % (n = {self.n}, {self.gained} won, {self.lost} lost, "
+            f"top-1 agrees on {self.agreement}), {times}, {size}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Turn into primitives."""
         both = self.correct[0] - self.lost
