@@ -21,7 +21,7 @@ def model_card(exported: Exported, *, proof: Mapping[str, Any], cost: object | N
 
     environment = Environment(loader=PackageLoader("clf"), undefined=StrictUndefined, autoescape=False)
     blocks = exported.preprocessing.to_dict()
-    facts = {name: None for name in ("run", "clf", "network", "data", "val")} | dict(exported.facts or {})
+    facts = dict.fromkeys(("run", "clf", "network", "data", "val")) | dict(exported.facts or {})
     return environment.get_template("card.md").render(
         facts=facts,
         classes=[_code(name) for name in exported.classes],
@@ -41,7 +41,7 @@ def _resize(spec: Mapping[str, Any]) -> str:
     return {
         "fill": f"to {width} x {height} pixels, whatever the aspect ratio,",
         "cover": f"until it covers {width} x {height} pixels, keeping the aspect ratio,",
-        "contain": f"until it fits into {width} x {height} pixels, keeping the aspect ratio, padded with the mean colour,",
+        "contain": f"until it fits into {width} x {height} pixels and pad it with the mean colour,",
     }[spec["resize"]["fit"]]
 
 

@@ -125,7 +125,8 @@ def _shrink(full: Predictor, request: Request) -> Cost:
         model = quantise(kept, (full.prepare(sample.path) for sample in _spread(request.calibration, request.images)))
     save(model, path, metadata=_metadata(request))
     _write_sidecar(path.parent, request)
-    cost = compare(full, Predictor(path, device="cpu"), request.samples)
+    megabytes = (kept.stat().st_size / 1e6, path.stat().st_size / 1e6)
+    cost = compare(full, Predictor(path, device="cpu"), request.samples, megabytes=megabytes)
     kept.unlink()
     log.info("%s: %s", request.precision, cost)
     if cost.drop > request.max_accuracy_drop:

@@ -134,13 +134,14 @@ def quantise(path: Path, images: Iterable[NDArray[Any]]) -> Any:
         return onnx.load(made)
 
 
-def compare(full: Predictor, smaller: Predictor, samples: Sequence[Sample]) -> Cost:
+def compare(full: Predictor, smaller: Predictor, samples: Sequence[Sample], *, megabytes: tuple[float, float]) -> Cost:
     """Score two models on the same labelled images and time them on this machine.
 
     Args:
         full: The model before.
         smaller: The model after.
         samples: Labelled images, at least one.
+        megabytes: Size of both files.
     """
     labels = [sample.label for sample in samples]
     guesses = [[row.label for row in model.predict([s.path for s in samples], top_k=1)] for model in (full, smaller)]
@@ -152,7 +153,7 @@ def compare(full: Predictor, smaller: Predictor, samples: Sequence[Sample]) -> C
         lost=int((right[0] & ~right[1]).sum()),
         agreement=sum(one == other for one, other in zip(*guesses, strict=True)),
         milliseconds={size: _latencies(full, smaller, samples[0].path, size=size) for size in BATCHES},
-        megabytes=(_megabytes(full), _megabytes(smaller)),
+        megabytes=megabytes,
     )
 
 
@@ -168,10 +169,6 @@ def _latencies(full: Predictor, smaller: Predictor, path: str, *, size: int) -> 
                 seconds.append(perf_counter() - started)
     before, after = (1000 * statistics.median(seconds) for seconds in found.values())
     return before, after
-
-
-def _megabytes(model: Predictor) -> float:
-    return model.exported.path.stat().st_size / 1e6
 
 
 def _stacked(images: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
