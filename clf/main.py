@@ -84,6 +84,11 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"clf {__version__}")
         return 0
+    if verb == "predict":
+        from clf import predicting
+
+        if predicting.names_exported_model(rest):
+            return predicting.main(rest)
     if verb in TRAINER_VERBS:
         from clf.cli import run
 

@@ -1,0 +1,123 @@
+"""``clf predict`` with an exported model: the same keys and the same rows as with a checkpoint, without torch."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from clf import logs
+from clf.data.inputs import find_inputs
+from clf.errors import UserError, did_you_mean
+from clf.predictions import PredictionWriter
+from clf.predictor import Predictor
+from clf.progressbar import watched
+from clf.statistics import Proportion
+
+log = logs.log
+
+
+def names_exported_model(words: Sequence[str]) -> bool:
+    """Tell whether a command line of ``clf predict`` names an exported model: the suffix of ``--ckpt_path`` decides."""
+    following = [*words[1:], ""]
+    named = [
+        word.partition("=")[2] or after
+        for word, after in zip(words, following, strict=True)
+        if word.partition("=")[0] == "--ckpt_path"
+    ]
+    return bool(named) and named[-1].endswith(".onnx")
+
+
+def main(words: Sequence[str]) -> int:
+    """Predict with an exported model.
+
+    Args:
+        words: What follows the verb.
+    Returns:
+        Exit code: 0, or 1 where an image has no prediction.
+    Raises:
+        UserError: For mistakes in usage, model or data.
+    """
+    flags = _parse(words)
+    with logs.logging_to_terminal(flags.log_level):
+        predictor = Predictor(flags.ckpt_path, device=flags.device)
+        where = f"{predictor.device}, embed {predictor.exported.embed}"
+        log.info("predict %s, ONNX Runtime on %s", flags.ckpt_path, where)
+        return _predict(predictor, flags)
+
+
+def _predict(predictor: Predictor, flags: argparse.Namespace) -> int:
+    keys = {"path_key": getattr(flags, "data.path_key"), "label_key": getattr(flags, "data.label_key")}
+    samples, notes = find_inputs(getattr(flags, "data.predict"), classes=set(predictor.classes), **keys)
+    for note in notes:
+        log.info("%s", note)
+    output = Path(flags.output) if flags.output else _default_output(predictor.exported.path)
+    top_k = min(getattr(flags, "callbacks.predictions.top_k"), len(predictor.classes))
+    labelled = any(sample.label is not None for sample in samples)
+    rows = predictor.predict(
+        (sample.path for sample in watched(samples, title="predict")),
+        top_k=top_k,
+        batch_size=getattr(flags, "data.batch_size"),
+        workers=getattr(flags, "data.num_workers"),
+    )
+    errors = hits = known = 0
+    with PredictionWriter(output, top_k=top_k, labelled=labelled) as writer:
+        for sample, row in zip(samples, rows, strict=True):
+            writer.write([replace(row, true=sample.label)])
+            errors += bool(row.error)
+            known += sample.label is not None and not row.error
+            hits += sample.label is not None and row.label == sample.label
+    log.info("predictions: %d rows in %s", len(samples), output)
+    if known:
+        log.info("top-1: %s", Proportion(hits, known))
+    if errors:
+        log.error("%d of %d images have no prediction; see the column error", errors, len(samples))
+    return int(errors > 0)
+
+
+def _default_output(model: Path) -> Path:
+    """As for a checkpoint: in the run that the model lies in, else below the working folder."""
+    run = model.absolute().parent.parent
+    return (run if (run / "config.yaml").is_file() else Path()) / "predictions" / "predict.csv"
+
+
+class _Flags(argparse.ArgumentParser):
+    """Errors in one line, with a suggestion."""
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
+            known = [option for action in self._actions for option in action.option_strings]
+            raise UserError(
+                f"clf predict with an exported model has no key {unknown[1]!r}{did_you_mean(unknown[1], known)}; "
+                "what the model expects lies in its file"
+            )
+        raise UserError(re.sub(r"^argument ", "", message))
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = _Flags(prog="clf predict", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("--ckpt_path", metavar="FILE", required=True, help="the exported model, …/model.onnx")
+    parser.add_argument("--data.predict", metavar="PATH", required=True, help="image, folder, glob or manifest")
+    parser.add_argument("--data.path_key", metavar="KEY", help="column of a manifest's paths")
+    parser.add_argument("--data.label_key", metavar="KEY", help="column of a manifest's labels")
+    parser.add_argument("--data.batch_size", metavar="N", type=_positive, default=64, help="images at once (64)")
+    parser.add_argument("--data.num_workers", metavar="N", type=_workers, help="threads that decode (one a core)")
+    parser.add_argument(
+        "--callbacks.predictions.top_k", metavar="K", type=_positive, default=5, help="labels a row (5)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="table to write: .csv, .jsonl or .parquet")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
+    parser.add_argument("--log_level", choices=("debug", "info", "warning", "error"), default="info")
+    return parser.parse_args(list(words))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be 1 or more")
+    return int(text)
+
+
+def _workers(text: str) -> int | None:
+    """Take what ``data.num_workers`` takes: ``auto`` is one for each core, and 0 decodes one image at a time."""
+    return None if text == "auto" else max(1, _positive(text) if text != "0" else 1)
