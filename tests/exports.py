@@ -1,0 +1,56 @@
+"""A small network, exported for real: for tests of whatever an exported model is used by."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from clf.data.samples import Sample
+from clf.export import Request, Result, export
+from clf.preprocess import Preprocessing
+
+CLASSES = ["0", "00", "<b>1"]
+SPEC = Preprocessing(size=(32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+
+
+def network(arch: str = "test_resnet", *, seed: int = 0) -> torch.nn.Module:
+    """A random network whose logits differ from image to image, and clearly from class to class."""
+    torch.manual_seed(seed)
+    made: torch.nn.Module = timm.create_model(arch, num_classes=len(CLASSES))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        made.get_classifier().weight.mul_(20)  # type: ignore[operator, union-attr]
+    return made.eval()
+
+
+def draw_samples(folder: Path, count: int = 12) -> list[Sample]:
+    """Labelled JPEGs of different sizes, of coloured noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    samples = []
+    for number in range(count):
+        colours = generator.integers(0, 256, (3, 4, 3), np.uint8)
+        Image.fromarray(colours).resize((40 + number, 60)).save(folder / f"{number:02d}.jpg")
+        samples.append(Sample(str(folder / f"{number:02d}.jpg"), CLASSES[number % 3]))
+    return samples
+
+
+def exported(folder: Path, **settings: Any) -> Result:
+    """Export the small network into ``folder/export``."""
+    samples = draw_samples(folder / "images")
+    request: dict[str, Any] = {
+        "network": network(),
+        "classes": CLASSES,
+        "preprocessing": SPEC,
+        "temperature": 1.5,
+        "samples": samples,
+        "calibration": samples,
+        "max_accuracy_drop": 1.0,
+        "facts": {"run": "small/001"},
+    }
+    return export(Request(**request | settings), folder / "export")

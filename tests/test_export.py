@@ -1,0 +1,265 @@
+"""An exported model does what the network does, on real files in a real ONNX Runtime, or it is not there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from exports import CLASSES, SPEC, draw_samples, exported, network
+from PIL import Image
+
+from clf import export as exporting
+from clf.errors import UserError
+from clf.export import NotProven, Request
+from clf.exported import METADATA, SIDECAR
+from clf.predictor import Predictor
+from clf.preprocess import Preprocessing, decode, evaluation_array
+
+
+def probabilities(net: torch.nn.Module, path: Path, spec: Preprocessing = SPEC, temperature: float = 1.0) -> Any:
+    """What the network itself says about a file."""
+    with torch.inference_mode():
+        logits = net(torch.from_numpy(evaluation_array(decode(path), spec))[None])
+    return (logits / temperature).softmax(1)[0].numpy()
+
+
+def as_vector(prediction: Any) -> Any:
+    ranked = dict(prediction.ranked)
+    return np.array([ranked[name] for name in CLASSES])
+
+
+@pytest.mark.parametrize("embed", ["none", "normalize", "full"])
+def test_an_exported_model_says_what_the_network_says(tmp_path: Path, embed: str) -> None:
+    result = exported(tmp_path, embed=embed)
+    assert result.proof.holds
+    assert result.proof.n == 12
+    predictor = Predictor(tmp_path / "export")
+    for path in sorted((tmp_path / "images").iterdir()):
+        expected = probabilities(network(), path, temperature=1.5 if embed == "full" else 1.0)
+        assert as_vector(predictor.predict_one(path)) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["test_efficientnet", "test_convnext", "test_vit"])
+def test_the_families_of_networks_export(tmp_path: Path, arch: str) -> None:
+    spec = Preprocessing(size=(160, 160))
+    result = exported(tmp_path, network=network(arch), preprocessing=spec)
+    assert result.proof.holds, str(result.proof)
+
+
+def test_the_graph_is_what_the_contract_says(tmp_path: Path) -> None:
+    exported(tmp_path)
+    model = onnx.load(tmp_path / "export/model.onnx")
+    [given], [made] = model.graph.input, model.graph.output
+    assert [given.name, made.name] == ["input", "logits"]
+    assert given.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    batch, *rest = given.type.tensor_type.shape.dim
+    assert batch.dim_param
+    assert [size.dim_value for size in rest] == [3, 32, 32]
+    assert [opset.version for opset in model.opset_import if not opset.domain] == [20]
+    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["README.md", SIDECAR, "model.onnx"]
+    said = json.loads({prop.key: prop.value for prop in model.metadata_props}[METADATA])
+    assert (said["classes"], said["run"], said["temperature"]) == (CLASSES, "small/001", 1.5)
+
+
+def test_with_everything_inside_pixels_go_in_and_calibrated_probabilities_come_out(tmp_path: Path) -> None:
+    exported(tmp_path, embed="full")
+    predictor = Predictor(tmp_path / "export")
+    pixels = predictor.prepare(tmp_path / "images/00.jpg")
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (32, 32, 3))
+    found = predictor.run(np.stack([pixels] * 5))
+    assert found.shape == (5, 3)
+    assert found.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_sidecar_says_what_logits_mean_and_which_file_it_is_of(tmp_path: Path) -> None:
+    result = exported(tmp_path)
+    sidecar = json.loads((tmp_path / "export" / SIDECAR).read_text(encoding="utf-8"))
+    assert sidecar["idx_to_class"] == {"0": "0", "1": "00", "2": "<b>1"}
+    assert (sidecar["num_classes"], sidecar["class_to_idx"]["00"]) == (3, 1)
+    assert sidecar["normalization"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    assert sidecar["model_sha256"] == result.exported.sha256
+
+
+def test_the_card_says_how_the_graph_is_fed(tmp_path: Path) -> None:
+    exported(tmp_path)
+    card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
+    assert "float32 `[batch, 3, 32, 32]`" in card
+    assert "subtract the mean [0.4, 0.5, 0.6], divide by the standard deviation [0.2, 0.25, 0.3]" in card
+    assert "On 12 validation images" in card
+    assert "1. `00`" in card
+
+
+def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
+    net = network().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    exported(tmp_path, network=net)
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+# What must not be exported
+
+
+class Moody(torch.nn.Module):
+    """Does one thing while it is traced, and another one later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(images)
+        return logits if torch.compiler.is_compiling() else logits + 0.01 * logits.roll(1, 1)
+
+
+def test_a_model_that_does_something_else_is_not_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(NotProven, match="NOT EQUAL on 12 images"):
+        exported(tmp_path, network=Moody())
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_a_failed_export_leaves_the_proven_one_of_before(tmp_path: Path) -> None:
+    exported(tmp_path)
+    before = (tmp_path / "export/model.onnx").read_bytes()
+    with pytest.raises(NotProven):
+        exported(tmp_path, network=Moody())
+    assert (tmp_path / "export/model.onnx").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "images"]
+
+
+def test_a_second_export_replaces_the_first_one_as_a_whole(tmp_path: Path) -> None:
+    exported(tmp_path)
+    (tmp_path / "export/notes.txt").touch()
+    exported(tmp_path, embed="full")
+    assert Predictor(tmp_path / "export").exported.embed == "full"
+    assert not (tmp_path / "export/notes.txt").exists()
+
+
+def test_without_images_there_is_no_proof_and_no_export(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="export needs validation images to prove the model on"):
+        exported(tmp_path, samples=[])
+
+
+def test_the_proof_looks_at_images_from_the_whole_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    prove = exporting.prove
+
+    def watched(network: Any, predictor: Any, paths: list[str]) -> Any:
+        asked.extend(Path(path).stem for path in paths)
+        return prove(network, predictor, paths)
+
+    monkeypatch.setattr(exporting, "prove", watched)
+    exported(tmp_path, images=4)
+    assert asked == ["00", "03", "06", "09"]
+
+
+# Smaller precisions
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_smaller_precision_is_measured_against_the_full_one(tmp_path: Path, precision: str) -> None:
+    result = exported(tmp_path, precision=precision)
+    assert result.cost is not None
+    assert result.cost.n == 12
+    full, smaller = result.cost.megabytes
+    assert smaller < 0.7 * full
+    assert result.cost.agreement >= 10
+    assert set(result.cost.milliseconds) == {1, 8}
+    model = onnx.load(tmp_path / "export/model.onnx")
+    kinds = {weight.data_type for weight in model.graph.initializer}
+    assert {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[precision] in kinds
+    assert Predictor(tmp_path / "export").predict_one(tmp_path / "images/00.jpg").ranked
+    assert f"## {precision} against fp32" in (tmp_path / "export/README.md").read_text(encoding="utf-8")
+
+
+def test_a_precision_that_costs_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Labels are what the full model says, and the smaller one gets its head's rows in another order.
+    samples = draw_samples(tmp_path / "images")
+    exported(tmp_path)
+    said = [row.label for row in Predictor(tmp_path / "export").predict([sample.path for sample in samples])]
+    labelled = [type(sample)(sample.path, label) for sample, label in zip(samples, said, strict=True)]
+
+    def spoilt(model: onnx.ModelProto) -> onnx.ModelProto:
+        [bias] = [each for each in model.graph.initializer if each.dims == [3]]
+        values = onnx.numpy_helper.to_array(bias).copy()
+        values[2] += 1000
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        return model
+
+    monkeypatch.setattr(exporting, "halve", spoilt)
+    with pytest.raises(NotProven, match=r"fp16 costs .* points of top-1 .* more than max_accuracy_drop=0.01"):
+        exported(tmp_path, samples=labelled, precision="fp16", max_accuracy_drop=0.01)
+    assert Predictor(tmp_path / "export").exported.facts["precision"] == "fp32"  # type: ignore[index]
+
+
+# Files that do not belong together
+
+
+def edited(path: Path, **changes: Any) -> None:
+    sidecar = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(sidecar | changes), encoding="utf-8")
+
+
+def test_a_weight_that_was_changed_is_noticed(tmp_path: Path) -> None:
+    exported(tmp_path)
+    path = tmp_path / "export/model.onnx"
+    model = onnx.load(path)
+    weight = model.graph.initializer[0]
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] += 1
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+    with pytest.raises(UserError, match="do not belong together: the file's SHA-256"):
+        Predictor(path)
+
+
+def test_the_sidecar_of_another_model_is_refused(tmp_path: Path) -> None:
+    exported(tmp_path / "a")
+    exported(tmp_path / "b", network=network(seed=1))
+    (tmp_path / "b/export" / SIDECAR).replace(tmp_path / "a/export" / SIDECAR)
+    with pytest.raises(UserError, match="do not belong together"):
+        Predictor(tmp_path / "a/export")
+
+
+@pytest.mark.parametrize(
+    ("changes", "about"),
+    [
+        ({"idx_to_class": {"0": "00", "1": "0", "2": "<b>1"}}, "classes"),
+        ({"normalization": {"mean": [0, 0, 0], "std": [1, 1, 1]}}, "preprocessing"),
+        ({"temperature": 1.0}, "temperature"),
+        ({"embed": "full"}, "embed"),
+    ],
+)
+def test_a_sidecar_that_says_other_things_than_the_file_is_refused(
+    tmp_path: Path, changes: dict[str, Any], about: str
+) -> None:
+    exported(tmp_path)
+    edited(tmp_path / "export" / SIDECAR, **changes)
+    with pytest.raises(UserError, match=f"disagree about {about}"):
+        Predictor(tmp_path / "export")
+
+
+def test_what_is_missing_or_no_model_is_named(tmp_path: Path) -> None:
+    exported(tmp_path)
+    with pytest.raises(UserError, match=r"model '.*/gone/model.onnx' does not exist"):
+        Predictor(tmp_path / "gone/model.onnx")
+    (tmp_path / "export" / SIDECAR).rename(tmp_path / "kept.json")
+    with pytest.raises(UserError, match=f"{SIDECAR} is missing"):
+        Predictor(tmp_path / "export")
+    (tmp_path / "export" / SIDECAR).write_text("{")
+    with pytest.raises(UserError, match=f"{SIDECAR} cannot be read"):
+        Predictor(tmp_path / "export")
+    (tmp_path / "export/model.onnx").write_bytes(b"no model")
+    with pytest.raises(UserError, match=r"model '.*model.onnx' cannot be loaded"):
+        Predictor(tmp_path / "export")
+
+
+def test_a_request_is_complete_without_facts(tmp_path: Path) -> None:
+    samples = draw_samples(tmp_path / "images", 3)
+    result = exporting.export(Request(network(), CLASSES, SPEC, 1.0, samples), tmp_path / "out")
+    assert result.exported.path == tmp_path / "out/model.onnx"
+    Image.open(samples[0].path).verify()
