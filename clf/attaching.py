@@ -18,7 +18,9 @@ log = logging.getLogger("clf")
 EVALUATION_CALLBACKS = ("interrupt", "predictions", "progress", "report")
 """What is attached outside of fit, beside whatever wants to see evaluations; the others watch training."""
 
-WRITING_CALLBACKS = ("checkpoint", "history", "lr_monitor", "model_info", "predictions", "report", "timing")
+WRITING_CALLBACKS = (
+    *("checkpoint", "history", "lr_monitor", "model_info", "onnx_export", "predictions", "report", "timing"),
+)
 """What a dry run (``trainer.fast_dev_run``), which has no directory, goes without."""
 
 

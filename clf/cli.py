@@ -6,6 +6,7 @@ import logging
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,10 @@ from lightning.pytorch.loggers import Logger
 from clf import finders, logs, results, runs
 from clf.allocator import keep_freed_memory
 from clf.attaching import choose, place
+from clf.callbacks.checkpoint import BEST
 from clf.callbacks.evaluating import Evaluating
 from clf.callbacks.interrupt import Interrupted
+from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
 from clf.callbacks.run_files import RunFiles
@@ -35,6 +38,7 @@ from clf.config import CALLBACKS, compose
 from clf.data.datamodule import ImageData
 from clf.environment import device_name
 from clf.errors import UserError
+from clf.export import NotProven
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
 from clf.metrics import Stage
@@ -77,6 +81,9 @@ def run(verb: str, words: Sequence[str]) -> int:
             log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
             # Whoever started the other processes ends all of them as soon as one reports a failure.
             return stop.exit_code if getattr(rank_zero_only, "rank", 0) == 0 else 0
+        except NotProven as failure:
+            log.error("%s", failure)
+            return 1
         except MisconfigurationException as error:
             raise UserError(str(error).strip().splitlines()[0]) from error
         finally:
@@ -87,6 +94,13 @@ def run(verb: str, words: Sequence[str]) -> int:
 
 class AlreadyDone(Exception):
     """Raised where a resumed run turns out to be finished."""
+
+
+class Exporter(Trainer):
+    """A Trainer with the one verb that Lightning's lacks."""
+
+    def export(self, model: Classifier, datamodule: ImageData) -> None:
+        """Write a checkpoint as an ONNX file that is proven equal, with its labels and a model card."""
 
 
 class CLI(LightningCLI):
@@ -106,6 +120,7 @@ class CLI(LightningCLI):
         super().__init__(
             Classifier,
             ImageData,
+            trainer_class=Exporter,
             save_config_callback=None,
             seed_everything_default=42,
             parser_class=Parser,
@@ -133,6 +148,8 @@ class CLI(LightningCLI):
                 parser.add_argument(f"--{name}", action="store_true", default=SUPPRESS, help=text)
         if self.verb == "predict":
             parser.add_argument("--output", type=str | None, help="File to write: .csv, .jsonl or .parquet.")
+        if self.verb == "export":
+            parser.add_class_arguments(OnnxExport, instantiate=False)
         self._add_callbacks(parser)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_number)
@@ -173,6 +190,8 @@ class CLI(LightningCLI):
             self._settle_fit(config)
         else:
             config.trainer.logger = False
+            if self.verb == "export":
+                self.exporter = OnnxExport(**{key: config.pop(key) for key in signature(OnnxExport).parameters})
             output = config.pop("output", None)
             if (
                 output is not None
@@ -238,6 +257,8 @@ class CLI(LightningCLI):
         self._introduce(config)
         if device_name(str(config["accelerator"])).startswith("cpu"):
             keep_freed_memory()
+        if self.verb == "export":
+            return Exporter(accelerator="cpu", logger=False, enable_checkpointing=False)
         if self.search:
             return Trainer(**config | finders.SETTINGS | {"default_root_dir": str(self.session.scratch())})
         run = None if config["fast_dev_run"] else self.session.run
@@ -321,7 +342,23 @@ class CLI(LightningCLI):
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.session.run is not None and self.trainer.is_global_zero:
             conclude_fit(self.session.run, self.trainer)
+        self._export_best()
         self._report()
+
+    def _export_best(self) -> None:
+        exporter, run = self.callbacks.get("onnx_export"), self.session.run
+        if not isinstance(exporter, OnnxExport) or run is None or not self.trainer.is_global_zero:
+            return
+        if (checkpoint := run.checkpoints / BEST).is_file():
+            exporter.write(self.model, self.datamodule, checkpoint=checkpoint, run=run)
+        else:
+            log.warning("export: %s is not there, so nothing was exported", checkpoint)
+
+    def export(self, model: Classifier, datamodule: ImageData) -> None:
+        """Write a checkpoint as an ONNX file."""
+        checkpoint = self.invocation.checkpoint
+        assert checkpoint is not None, "only fit starts without one"
+        self.exporter.write(model, datamodule, checkpoint=checkpoint, run=self.session.run)
 
     def validate(self, model: Classifier, datamodule: ImageData) -> None:
         """Score the validation split."""

@@ -89,6 +89,8 @@ def export(request: Request, folder: Path) -> Result:
     """
     if not request.samples:
         raise UserError("export needs validation images to prove the model on; give --data.root with some")
+    if request.precision == "int8" and not request.calibration:
+        raise UserError("precision=int8 needs training images to calibrate on; give --data.root with some")
     network = copy.deepcopy(request.network).cpu().float().eval().requires_grad_(False)
     with new_folder(folder.with_name(f".{folder.name}.new")) as made:
         full = _write(network, request, made)

@@ -12,6 +12,7 @@ TRAINER_VERBS = {
     "validate": "score the validation split with the latest run's best checkpoint",
     "test": "score the test split with the latest run's best checkpoint",
     "predict": "write predictions for the test split, or for --data.predict PATH",
+    "export": "write the latest run's best checkpoint as an ONNX file, proven equal, with labels and a model card",
 }
 PLAIN_VERBS = {
     "compare": "say which of several runs is better, and whether the difference is more than noise",

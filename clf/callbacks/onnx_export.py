@@ -1,0 +1,124 @@
+"""The run's network as a proven ONNX file: at the end of a fit, or whenever ``clf export`` is asked for it."""
+
+import copy
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+
+from clf import results
+from clf.callbacks.checkpoint import BEST
+from clf.checkpoints import read_facts
+from clf.classifier import Classifier
+from clf.data.datamodule import ImageData
+from clf.errors import UserError
+from clf.export import Request, Result, export
+from clf.exported import Embed
+from clf.quantisation import Precision
+from clf.runs import Run
+from clf.statistics import Proportion
+
+log = logging.getLogger("clf")
+
+
+class OnnxExport(Callback):
+    """Exports a checkpoint: ``model.onnx``, ``labels_mapping.json`` and a model card, once they are proven right.
+
+    The weights are those that were scored: the moving average where there is one. Images of the validation split go
+    through the network and through the file; unless all outputs agree within rtol 1e-3 and atol 1e-4, and every most
+    probable class does, nothing is written. At the end of ``fit`` the best checkpoint is exported.
+
+    Args:
+        embed: What lies in the graph. ``none``: it takes normalised float32 (N, 3, H, W) and gives logits.
+            ``normalize``: it takes float32 in [0, 1] and normalises by itself. ``full``: it takes uint8 RGB pixels
+            (N, H, W, 3) and gives calibrated probabilities.
+        precision: Of the weights: ``fp32``; ``fp16``, for GPUs; or ``int8``, calibrated on training images, for CPUs.
+            The smaller ones are measured against fp32 on the whole validation split.
+        images: Validation images that the proof looks at, spread over the split; all if there are fewer.
+        max_accuracy_drop: Top-1 that a smaller precision may cost, as a share: 0.01 is one point. What costs more is
+            not written.
+        output: Folder to write; an earlier export in it is replaced. Default: ``export`` in the run directory.
+    Raises:
+        UserError: If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        embed: Embed = "none",
+        precision: Precision = "fp32",
+        images: int = 256,
+        max_accuracy_drop: float = 0.01,
+        output: str | None = None,
+    ) -> None:
+        if images < 1:
+            raise UserError(f"images={images} is too small: a proof looks at 1 image or more")
+        if not 0 <= max_accuracy_drop <= 1:
+            raise UserError(f"max_accuracy_drop={max_accuracy_drop} is outside [0, 1]: 0.01 is one point of top-1")
+        self.embed = embed
+        self.precision = precision
+        self.images = images
+        self.max_accuracy_drop = max_accuracy_drop
+        self.output = output
+
+    def write(self, model: Classifier, data: ImageData, *, checkpoint: Path, run: Run | None) -> Result:
+        """Export a checkpoint; called by the command, in the first process.
+
+        Args:
+            model: A classifier that the checkpoint fits; it is left as it is.
+            data: Its validation images prove the export; its training images calibrate 8-bit integers.
+            checkpoint: The checkpoint file.
+            run: The run that it lies in, whose facts go into the file.
+        Raises:
+            UserError: If there is nothing to prove or calibrate on.
+            clf.export.NotProven: If the file does not do what the network does, or costs too much.
+        """
+        request = Request(
+            network=_network(model, checkpoint),
+            classes=model.classes,
+            preprocessing=model.preprocessing,
+            temperature=read_facts(checkpoint).temperature,
+            samples=data.samples("val") if "val" in data.available else [],
+            calibration=data.samples("train") if "train" in data.available else [],
+            embed=self.embed,
+            precision=self.precision,
+            images=self.images,
+            max_accuracy_drop=self.max_accuracy_drop,
+            facts=_facts(model, data, checkpoint=checkpoint, run=run),
+        )
+        folder = Path(self.output) if self.output else (run.path if run else Path()) / "export"
+        result = export(request, folder)
+        log.info("export: %s, labels_mapping.json and README.md in %s", result.exported.path.name, folder)
+        return result
+
+
+def _network(model: Classifier, checkpoint: Path) -> nn.Module:
+    """Copy the network, with the weights that the checkpoint's scores are of."""
+    network = copy.deepcopy(model.network).cpu()
+    weights = torch.load(checkpoint, weights_only=True, mmap=True, map_location="cpu")["state_dict"]
+    start = "network."
+    network.load_state_dict({key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)})
+    return network
+
+
+def _facts(model: Classifier, data: ImageData, *, checkpoint: Path, run: Run | None) -> dict[str, Any]:
+    """Say where a model comes from: network, checkpoint, data, run, scores and versions."""
+    facts: dict[str, Any] = {
+        "network": next(iter(model.facts.network.values())),
+        "checkpoint": checkpoint.name,
+        "data": data.describe(),
+        "data_fingerprint": data.fingerprint(),
+        **{package: version(package) for package in ("clf", "torch", "timm", "onnx", "onnxruntime")},
+    }
+    if run is None:
+        return facts
+    facts["run"] = f"{run.name}/{run.path.name}"
+    scores = results.read(run.path / "metrics.json")
+    for split in ("val", "test"):
+        entry = scores.get(split)
+        if entry is not None and entry.get("checkpoint", BEST) == checkpoint.name:
+            facts[split] = str(Proportion(round(entry["acc_top1"] * entry["n"]), entry["n"]))
+    return facts
