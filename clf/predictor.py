@@ -131,10 +131,13 @@ class Predictor:
         return np.asarray(output, np.float32)
 
     def scores(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Run the graph for logits, float32 (N, C): of probabilities their logarithms, which are logits of the same."""
+        """Run the graph for calibrated logits, float32 (N, C), whose softmax is the confidence.
+
+        Of calibrated probabilities these are the logarithms; other logits are divided by the model's temperature.
+        """
         output = self.run(inputs)
         if self.exported.embed != "full":
-            return output
+            return output / np.float32(self.exported.temperature)
         with np.errstate(divide="ignore"):
             return np.maximum(np.log(output), np.finfo(np.float32).min)
 

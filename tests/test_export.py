@@ -38,7 +38,7 @@ def test_an_exported_model_says_what_the_network_says(tmp_path: Path, embed: str
     assert result.proof.n == 12
     predictor = Predictor(tmp_path / "export")
     for path in sorted((tmp_path / "images").iterdir()):
-        expected = probabilities(network(), path, temperature=1.5 if embed == "full" else 1.0)
+        expected = probabilities(network(), path, temperature=1.5)
         assert as_vector(predictor.predict_one(path)) == pytest.approx(expected, abs=1e-4)
 
 

@@ -1,0 +1,190 @@
+"""``clf export`` and the callback: the file holds what was scored best, and predicts what the checkpoint predicts."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from datasets import draw_folders
+
+from clf.exported import METADATA
+from clf.main import main
+from clf.predictor import Predictor
+
+EXPORT = Path("runs/tiny/001/export")
+
+TINY = """
+model: {arch: test_resnet, pretrained: false, image_size: 32, optimizer.lr: 0.05, warmup_epochs: 0}
+data: {batch_size: 8, num_workers: 0}
+trainer: {accelerator: cpu, max_epochs: 2, num_sanity_val_steps: 0}
+callbacks:
+  ema: {decay: 0.5}
+  checkpoint: {monitor: train/loss, mode: max}
+"""
+"""The first epoch counts as the best one, so that the last one is another; both are scored with the average."""
+
+# A user's own network that does one thing while it is traced, and another one later.
+MOODY = """
+import torch
+
+class Moody(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = torch.nn.Linear(3, classes)
+
+    def forward(self, images):
+        logits = self.head(images.mean((2, 3)))
+        return logits if torch.compiler.is_compiling() else logits + 1
+"""
+
+
+@pytest.fixture
+def folder(workdir: Path) -> Path:
+    """A working folder with images of three classes and a config."""
+    draw_folders(workdir / "images", {f"{split}/{name}": 6 for split in ("train", "val", "test") for name in "abc"})
+    (workdir / "tiny.yaml").write_text(TINY)
+    return workdir
+
+
+def fit(*flags: str) -> int:
+    return main(("fit", "--config", "tiny.yaml", "--data.root", "images", *flags))
+
+
+def rows(path: Path | str) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def facts(path: Path = EXPORT / "model.onnx") -> Any:
+    return json.loads({prop.key: prop.value for prop in onnx.load(path).metadata_props}[METADATA])
+
+
+def predicted(checkpoint: Path | str, output: str) -> list[tuple[str, list[float]]]:
+    """What ``clf predict`` says about the test images: the label and the probability of each class, in their order."""
+    words = ("--ckpt_path", str(checkpoint), "--data.predict", "images/test", "--output", output)
+    assert main(("predict", *words)) == 0
+    found = []
+    for row in rows(output):
+        ranked = {row[f"label{place}"]: float(row[f"confidence{place}"]) for place in ("", "_2", "_3")}
+        found.append((row["label"], [ranked[name] for name in "abc"]))
+    return found
+
+
+def assert_same(one: list[tuple[str, list[float]]], other: list[tuple[str, list[float]]]) -> None:
+    assert [label for label, _ in one] == [label for label, _ in other]
+    for (_, mine), (_, yours) in zip(one, other, strict=True):
+        assert mine == pytest.approx(yours, abs=1e-4)
+
+
+def test_the_file_predicts_what_the_best_checkpoint_predicts_and_not_the_last(folder: Path) -> None:
+    assert fit() == 0
+    assert main(["export"]) == 0
+    checkpoints = Path("runs/tiny/001/checkpoints")
+    best, last = predicted(checkpoints / "best.ckpt", "best.csv"), predicted(checkpoints / "last.ckpt", "last.csv")
+    assert_same(predicted(EXPORT / "model.onnx", "onnx.csv"), best)
+    assert max(abs(a - b) for (_, x), (_, y) in zip(best, last, strict=True) for a, b in zip(x, y, strict=True)) > 1e-3
+    assert facts()["checkpoint"] == "best.ckpt"
+
+
+def test_another_checkpoint_can_be_named(folder: Path) -> None:
+    assert fit() == 0
+    assert main(("export", "--ckpt_path", "last")) == 0
+    assert_same(
+        predicted(EXPORT / "model.onnx", "onnx.csv"), predicted("runs/tiny/001/checkpoints/last.ckpt", "last.csv")
+    )
+    assert "val" not in facts(), "the scores of the run are those of its best checkpoint"
+
+
+def test_the_file_says_where_it_comes_from(folder: Path) -> None:
+    assert fit() == 0
+    assert main(["test"]) == 0
+    assert main(["export"]) == 0
+    said = facts()
+    environment = json.loads(Path("runs/tiny/001/environment.json").read_text(encoding="utf-8"))
+    assert (said["run"], said["network"], said["classes"]) == ("tiny/001", "test_resnet", ["a", "b", "c"])
+    assert said["data_fingerprint"] == environment["data"]["fingerprint"]
+    assert said["torch"] == environment["packages"]["torch"]
+    for split in ("val", "test"):
+        assert "(n = 18, 95 % interval" in said[split]
+    card = (EXPORT / "README.md").read_text(encoding="utf-8")
+    assert said["val"] in card
+    assert "| network | test_resnet |" in card
+
+
+def test_a_fit_can_end_with_an_export(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert fit("--callbacks.onnx_export.embed", "full") == 0
+    assert Predictor(EXPORT).exported.embed == "full"
+    assert facts()["checkpoint"] == "best.ckpt"
+    assert "18 val" in facts()["data"]
+
+
+def test_a_fit_without_checkpoints_says_that_there_is_nothing_to_export(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--callbacks.onnx_export", "{}", "--callbacks.checkpoint", "null") == 0
+    assert "nothing was exported" in capsys.readouterr().err
+    assert not EXPORT.exists()
+
+
+@pytest.mark.parametrize("at", ["end of fit", "export"])
+def test_a_network_that_cannot_be_proven_is_not_exported(
+    folder: Path, at: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "moody.py").write_text(MOODY)
+    config = TINY.replace("arch: test_resnet, pretrained: false,", "network: moody.Moody,")
+    (folder / "tiny.yaml").write_text(
+        config.replace("image_size: 32", "image_size: 32, mean: [0, 0, 0], std: [1, 1, 1]")
+    )
+    if at == "export":
+        assert fit() == 0
+        assert main(["export"]) == 1
+    else:
+        assert fit("--callbacks.onnx_export", "{}") == 1
+    assert "the exported model does not do what the network does: NOT EQUAL" in capsys.readouterr().err
+    assert not EXPORT.exists()
+    assert Path("runs/tiny/001/checkpoints/best.ckpt").is_file()
+
+
+def test_each_flag_changes_the_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit() == 0
+    assert main(("export", "--embed", "normalize", "--images", "5", "--output", "out/model")) == 0
+    assert "equal on 5 images" in capsys.readouterr().err
+    assert Predictor("out/model").exported.embed == "normalize"
+    assert not EXPORT.exists()
+    assert main(("export", "--precision", "int8", "--max_accuracy_drop", "1")) == 0
+    assert facts()["precision"] == "int8"
+    assert "## int8 against fp32" in (EXPORT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--images", "0"), "images=0 is too small"),
+        (("--max_accuracy_drop", "1.5"), r"max_accuracy_drop=1.5 is outside \[0, 1\]"),
+        (("--precision", "fp8"), "precision"),
+        (("--embd", "full"), "embd"),
+        (("--data.root", "elsewhere"), "elsewhere"),
+        (("--ckpt_path", "auto"), "auto"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_the_earlier_export(
+    folder: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = folder / "runs/tiny/001/checkpoints"
+    if not checkpoint.exists():
+        assert fit("--trainer.max_epochs", "1") == 0
+    capsys.readouterr()
+    assert main(("export", *words)) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert not EXPORT.exists()
+
+
+def test_help_explains_the_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(("export", "--help")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for text in ("--embed", "--precision", "--max_accuracy_drop", "calibrated on training images"):
+        assert text in said
