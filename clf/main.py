@@ -18,6 +18,7 @@ PLAIN_VERBS = {
     "compare": "say which of several runs is better, and whether the difference is more than noise",
     "report": "write a run's report.html again; RUN is its directory, by default the latest",
     "synth": "render jersey numbers: a dataset, or what a real one lacks",
+    "serve": "answer predictions of an exported model over HTTP, with a page",
     "configs": "list the shipped configs with their headers",
 }
 _TOO_EARLY = "stopped by Ctrl-C before there was anything to save"
@@ -102,6 +103,10 @@ def _dispatch(words: list[str]) -> int:
         from clf.compare import main as compare
 
         return compare(rest)
+    if verb == "serve":
+        from clf.serve import main as serve
+
+        return serve(rest)
     if verb == "report":
         return _report(rest)
     if verb == "configs":

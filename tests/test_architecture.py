@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
+<<<<<<< HEAD
     ("F4", {"cli", "compare", "predicting", "synth"}),
     ("F4", {"attaching", "session"}),
     ("F4", {"invocation", "parser"}),
@@ -23,6 +24,15 @@ HOUSE = (
     ("F2", {"comparison", "evaluation", "export", "pictures", "report", "scoreboard"}),
     ("F2", {"artist", "captions", "card", "figures", "pages", "proof", "quantisation", "tracking"}),
     ("F1", {"classifier", "data", "predictor"}),
+=======
+    ("F4", {"cli", "compare", "serve", "synth"}),
+    ("F4", {"attaching", "session"}),
+    ("F4", {"invocation", "parser"}),
+    ("F3", {"callbacks", "finders", "loggers", "service"}),
+    ("F2", {"comparison", "evaluation", "pictures", "report", "scoreboard"}),
+    ("F2", {"artist", "captions", "figures", "tracking"}),
+    ("F1", {"classifier", "data"}),
+>>>>>>> d9581d1 (feat: clf serve answers predictions over HTTP)
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
     ("F0", {"graph", "rates", "recipes", "records"}),
     ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
@@ -34,7 +44,7 @@ HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for roo
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}
 
 # Only in these packages do files of one room import each other.
-NEIGHBOURS = {"data", "figures"}
+NEIGHBOURS = {"data", "figures", "service"}
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 # Neither these rooms nor anything that they import may need torch, not even inside a function.
@@ -53,6 +63,8 @@ TORCH_FREE = {
     "report",
     "runs",
     "scoreboard",
+    "serve",
+    "service",
     "yamlfile",
 }
 # Serving will install nothing else for its preprocessing.

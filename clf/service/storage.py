@@ -1,0 +1,94 @@
+"""Uploads and results, kept under the hash of the upload, up to a number of files."""
+
+import hashlib
+import io
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from clf.files import replace_file
+from clf.preprocess import FORMATS
+
+log = logging.getLogger("clf")
+
+
+class Shelf:
+    """A folder that keeps the newest files, each under a name made of its content.
+
+    Args:
+        folder: Where; made when the first file comes.
+        keep: How many files stay; the oldest go first.
+    """
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._failed = False
+        there = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+        # A dictionary keeps the order in which names came: a queue that knows what is in it.
+        self._names = dict.fromkeys(path.name for path in sorted(there, key=lambda path: path.stat().st_mtime_ns))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keep a file; where that fails, say it once: an answer does not depend on it.
+
+        Args:
+            name: Its name, without a folder.
+            content: What is in it.
+        """
+        with self._lock:
+            try:
+                if name not in self._names:
+                    replace_file(self._folder / name, lambda file: file.write(content))
+                self._names[name] = self._names.pop(name, None)
+                while len(self._names) > self._keep:
+                    oldest = next(iter(self._names))
+                    (self._folder / oldest).unlink(missing_ok=True)
+                    del self._names[oldest]
+            except OSError as error:
+                if not self._failed:
+                    log.error("nothing is kept in %s: %s", self._folder, error.strerror or error)
+                self._failed = True
+
+
+class Storage:
+    """What the service keeps of requests; nothing, unless it is told where.
+
+    Args:
+        uploads: Folder of the images; empty: they are not kept.
+        processed: Folder of the results; empty: they are not kept.
+        keep: Most files in each.
+    """
+
+    def __init__(self, uploads: str, processed: str, *, keep: int) -> None:
+        self._uploads = Shelf(Path(uploads), keep=keep) if uploads else None
+        self._processed = Shelf(Path(processed), keep=keep) if processed else None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept."""
+        return self._uploads is not None or self._processed is not None
+
+    def keep(self, image: bytes, result: Mapping[str, Any]) -> None:
+        """Keep an image that was predicted, and what was predicted.
+
+        Args:
+            image: The bytes of its file.
+            result: The answer.
+        """
+        digest = hashlib.sha256(image).hexdigest()
+        if self._uploads is not None:
+            self._uploads.put(f"{digest}.{_suffix(image)}", image)
+        if self._processed is not None:
+            text = json.dumps({"sha256": digest, **result}, indent=2, ensure_ascii=False) + "\n"
+            self._processed.put(f"{digest}.json", text.encode())
+
+
+def _suffix(image: bytes) -> str:
+    with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+        return {"JPEG": "jpg", "TIFF": "tif"}.get(opened.format or "", (opened.format or "").lower())
