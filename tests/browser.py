@@ -42,15 +42,15 @@ class Browser:
         created = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         self._session = f"/session/{created['sessionId']}"
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file; what an earlier page said and asked for is forgotten."""
+    def open(self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show a file or an address; what an earlier page said and asked for is forgotten."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.devtools("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[scheme])
         self._log("browser")
         self._log("performance")
-        self._post("/url", {"url": page.absolute().as_uri()})
+        self._post("/url", {"url": page if isinstance(page, str) else page.absolute().as_uri()})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a function body in the page; give its result."""
