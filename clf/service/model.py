@@ -84,7 +84,9 @@ def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
     from clf import __version__
 
     exported = predictor.exported
-    facts = {key: _finite(value) for key, value in (exported.facts or {}).items() if key not in ("embed", "temperature")}
+    facts = {
+        key: _finite(value) for key, value in (exported.facts or {}).items() if key not in ("embed", "temperature")
+    }
     return {
         "model": identify(predictor),
         "sha256": exported.sha256,

@@ -22,7 +22,7 @@ function endpoint(verb, path, said) {
     list.append(make("dt", `?${each.name}`), make("dd", each.description || each.schema.type));
   }
   for (const [kind] of Object.entries(said.requestBody?.content || {})) list.append(make("dt", "body"), make("dd", kind));
-  for (const [status, each] of Object.entries(said.responses)) list.append(make("dt", status), make("dd", each.description));
+  for (const [status, each] of Object.entries(said.responses)) list.append(make("dt", status), make("dd", each.description.replace("Successful Response", "Done")));
   section.append(title, make("p", said.summary, "note"), list);
   const examples = EXAMPLES[`${verb} ${path}`] || [`curl {at}${path}`];
   section.append(make("pre", examples.join("\n").replaceAll("{at}", location.origin)));
