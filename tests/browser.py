@@ -56,6 +56,10 @@ class Browser:
         """Run a function body in the page; give its result."""
         return self._post("/execute/sync", {"script": script, "args": list(arguments)})
 
+    def wait(self, script: str, *arguments: Any) -> Any:
+        """Run a function body that calls its last argument when it is done; give what it says there."""
+        return self._post("/execute/async", {"script": script, "args": list(arguments)})
+
     def click(self, selector: str) -> None:
         """Click the first element that a CSS selector finds."""
         self._post(f"/element/{self._find(selector)}/click", {})
