@@ -45,18 +45,19 @@ def drop(chromium: Browser, *paths: Path) -> None:
 
 def results(chromium: Browser, count: int) -> dict[str, str]:
     """Wait until so many images are answered; give name -> what is said about it."""
-    script = """
-      const [count, done] = [arguments[0], arguments[arguments.length - 1]];
-      const look = (left) => {
-        const cards = [...document.querySelectorAll(".result")];
-        const open = cards.filter((card) => card.querySelector(".label").dataset.state === "waiting");
-        if ((cards.length === count && !open.length) || !left) {
-          done(cards.map((card) => [card.querySelector(".name").textContent, card.querySelector(".label").textContent]));
-        } else setTimeout(look, 50, left - 1);
-      };
+    answered = '.result:has(.label:not([data-state="waiting"]))'
+    until(chromium, f"document.querySelectorAll('{answered}').length === {count}")
+    return dict(zip(text(chromium, ".result .name"), text(chromium, ".result .label"), strict=True))
+
+
+def until(chromium: Browser, condition: str) -> None:
+    """Wait until something is so in the page."""
+    script = f"""
+      const done = arguments[0];
+      const look = (left) => {condition} ? done(true) : left ? setTimeout(look, 50, left - 1) : done(false);
       look(400);
     """
-    return dict(chromium.wait(script, count))
+    assert chromium.wait(script), f"never: {condition}"
 
 
 def text(chromium: Browser, selector: str) -> list[str]:
@@ -126,12 +127,7 @@ def test_the_page_fits_asks_only_its_own_service_and_has_no_complaints(
 
 def test_the_model_is_described_and_class_names_stay_text(chromium: Browser, server: Server) -> None:
     chromium.open(server.url)
-    results(chromium, 0)
-    shown = chromium.wait(
-        "const done = arguments[0]; const look = (left) => document.querySelector('#model').hidden && left"
-        " ? setTimeout(look, 50, left - 1) : done(!document.querySelector('#model').hidden); look(400)"
-    )
-    assert shown
+    until(chromium, "!document.querySelector('#model').hidden")
     assert text(chromium, "#classes li") == CLASSES
     assert "tiny/001" in text(chromium, "#facts dd")
 
@@ -139,26 +135,23 @@ def test_the_model_is_described_and_class_names_stay_text(chromium: Browser, ser
 def test_the_key_is_asked_for_and_used(chromium: Browser, model: Path, tmp_path: Path, files: dict[str, Path]) -> None:
     with serving(tmp_path / "server", "--model", str(model), api_key="sesame") as running:
         chromium.open(running.url)
-        chromium.wait(
-            "const done = arguments[0]; const look = (left) => document.querySelector('#key').hidden && left"
-            " ? setTimeout(look, 50, left - 1) : done(true); look(400)"
-        )
+        until(chromium, "!document.querySelector('#key').hidden")
         chromium.type("#key-text", "sesame")
         chromium.click("#key button")
-        chromium.wait(
-            "const done = arguments[0]; const look = (left) => document.querySelector('#drop').hidden && left"
-            " ? setTimeout(look, 50, left - 1) : done(true); look(400)"
-        )
+        until(chromium, "!document.querySelector('#drop').hidden")
         chromium.type("#files", str(files["photo.png"]))
         assert results(chromium, 1)["photo.png"] in CLASSES
 
 
 def test_the_api_is_described_without_anything_from_elsewhere(chromium: Browser, server: Server) -> None:
     chromium.open(f"{server.url}/docs")
-    found = chromium.wait(
-        "const done = arguments[0]; const look = (left) => { const all = [...document.querySelectorAll('.endpoint h2')];"
-        " all.length || !left ? done(all.map((each) => each.textContent)) : setTimeout(look, 50, left - 1) }; look(400)"
-    )
-    assert found == ["GET/health", "GET/ready", "GET/info", "POST/predict", "POST/predict/batch"]
+    until(chromium, "document.querySelector('.endpoint')")
+    assert text(chromium, ".endpoint h2") == [
+        "GET/health",
+        "GET/ready",
+        "GET/info",
+        "POST/predict",
+        "POST/predict/batch",
+    ]
     assert chromium.complaints() == []
     assert all(url.startswith(server.url) for url in chromium.requests())
