@@ -71,7 +71,7 @@ def test_a_request_whose_time_is_over_gets_504_and_its_room_is_free_once_the_wor
         assert answer.status_code == 200
 
     try:
-        play(Settings(model=model, queue=1, max_files=1, timeout=1), scene)
+        play(Settings(model=model, queue=1, max_files=1, timeout=2), scene)
     finally:
         gate.set()
 
@@ -94,7 +94,7 @@ def test_an_image_of_several_that_is_not_done_in_time_does_not_take_the_others_a
         gate.set()
 
     try:
-        play(Settings(model=model, timeout=1), scene)
+        play(Settings(model=model, timeout=4), scene)
     finally:
         gate.set()
 

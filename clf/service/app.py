@@ -245,7 +245,12 @@ async def _on_late(_: Request, __: Exception) -> Response:
     return failure(504, _LATE)
 
 
+async def _on_failure(_: Request, __: Exception) -> Response:
+    return failure(500, "the service failed; its log says why")  # it is logged where requests are watched
+
+
 _ANSWERS: dict[type[Exception], Any] = {
+    Exception: _on_failure,
     UnreadableImage: _on_unreadable,
     HTTPException: _on_http,
     RequestValidationError: _on_invalid,
