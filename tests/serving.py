@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -34,7 +35,7 @@ WITHOUT_TORCH = (
 def make_export(folder: Path) -> torch.nn.Module:
     """Export a tiny network with random weights; give the network."""
     torch.manual_seed(0)
-    network = timm.create_model("test_resnet", num_classes=len(CLASSES)).eval()
+    network: Any = timm.create_model("test_resnet", num_classes=len(CLASSES)).eval()
     with torch.no_grad():
         network.get_classifier().weight.mul_(40)  # probabilities that differ
     image = folder.parent / "proof.png"
@@ -44,7 +45,8 @@ def make_export(folder: Path) -> torch.nn.Module:
     facts = {"run": "tiny/001", "metrics": {"acc_top1": 0.5, "ece": float("nan")}}
     preprocessing = Preprocessing(size=(64, 64))
     export(Request(network, CLASSES, preprocessing, 1.5, samples, facts=facts), folder)
-    return network
+    made: torch.nn.Module = network
+    return made
 
 
 def picture(*, size: tuple[int, int] = (60, 50), mode: str = "RGB", seed: int = 0, suffix: str = "PNG") -> bytes:

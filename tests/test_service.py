@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -31,7 +32,7 @@ def model(network: tuple[torch.nn.Module, Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    limits = {"max_bytes": 400_000, "max_pixels": 1_000_000, "max_files": 4}
+    limits: dict[str, Any] = {"max_bytes": 400_000, "max_pixels": 1_000_000, "max_files": 4}
     with serving(tmp_path_factory.mktemp("server"), "--model", str(model), **limits) as running:
         yield running
 
@@ -80,8 +81,9 @@ def test_http_gives_the_networks_own_probabilities(
     inputs = evaluation_array(decode(content), Preprocessing(size=(64, 64)))
     with torch.inference_mode():
         probs = network[0](torch.from_numpy(inputs)[None]).softmax(1)[0].numpy()
-    for body in ({"files": {"file": (name, content)}}, {"content": content}):
-        answer = client.post("/predict", **body)  # type: ignore[arg-type]
+    bodies: list[dict[str, Any]] = [{"files": {"file": (name, content)}}, {"content": content}]
+    for body in bodies:
+        answer = client.post("/predict", **body)
         assert answer.status_code == 200, answer.text
         said = {each["label"]: each["confidence"] for each in answer.json()["top_k"]}
         np.testing.assert_allclose([said[label] for label in CLASSES], probs, atol=1e-4)
@@ -130,7 +132,7 @@ def test_the_model_says_what_it_is(client: httpx.Client) -> None:
     assert {"clf", "onnxruntime"} <= info["versions"].keys()
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "text": ({"content": b"hello"}, 415, "none of BMP"),
     "nothing": ({"content": b""}, 415, "empty"),
     "svg": ({"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 415, "none of BMP"),

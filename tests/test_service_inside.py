@@ -32,7 +32,7 @@ def play(settings: Settings, scene: Callable[[httpx.AsyncClient], Awaitable[None
         app = create(settings)
         told: asyncio.Queue[Message] = asyncio.Queue()
         said: asyncio.Queue[Message] = asyncio.Queue()
-        life = asyncio.create_task(app({"type": "lifespan", "state": {}}, told.get, said.put))
+        life = asyncio.ensure_future(app({"type": "lifespan", "state": {}}, told.get, said.put))
         told.put_nowait({"type": "lifespan.startup"})
         assert (await said.get())["type"] == "lifespan.startup.complete"
         transport = httpx.ASGITransport(app)
@@ -108,7 +108,7 @@ def test_what_fails_inside_is_logged_with_its_request_and_not_told(
 
         monkeypatch.setattr(Predictor, "scores", broken)
         for path, body in (("/predict", {"content": picture()}), ("/predict/batch", {"files": {"file": picture()}})):
-            answer = await client.post(path, headers={"X-Request-ID": "lost"}, **body)  # type: ignore[arg-type]
+            answer = await client.post(path, headers={"X-Request-ID": "lost"}, **body)
             assert answer.status_code == 500
             assert answer.json() == {"detail": "the service failed; its log says why"}
         assert (await client.get("/health")).status_code == 200
