@@ -60,7 +60,8 @@ def files() -> dict[str, bytes]:
         "strip.png": picture(size=(5000, 40), mode="P"),
     }
     image = Image.open(io.BytesIO(picture()))
-    for name, options in {"progressive.jpg": {"progressive": True}, "rotated.jpg": {"exif": _rotated()}}.items():
+    saved: dict[str, dict[str, Any]] = {"progressive.jpg": {"progressive": True}, "rotated.jpg": {"exif": _rotated()}}
+    for name, options in saved.items():
         file = io.BytesIO()
         image.save(file, "JPEG", **options)
         made[name] = file.getvalue()
