@@ -16,23 +16,13 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
-<<<<<<< HEAD
-    ("F4", {"cli", "compare", "predicting", "synth"}),
-    ("F4", {"attaching", "session"}),
-    ("F4", {"invocation", "parser"}),
-    ("F3", {"callbacks", "finders", "loggers"}),
-    ("F2", {"comparison", "evaluation", "export", "pictures", "report", "scoreboard"}),
-    ("F2", {"artist", "captions", "card", "figures", "pages", "proof", "quantisation", "tracking"}),
-    ("F1", {"classifier", "data", "predictor"}),
-=======
-    ("F4", {"cli", "compare", "serve", "synth"}),
+    ("F4", {"cli", "compare", "predicting", "serve", "synth"}),
     ("F4", {"attaching", "session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers", "service"}),
-    ("F2", {"comparison", "evaluation", "pictures", "report", "scoreboard"}),
-    ("F2", {"artist", "captions", "figures", "tracking"}),
-    ("F1", {"classifier", "data"}),
->>>>>>> d9581d1 (feat: clf serve answers predictions over HTTP)
+    ("F2", {"comparison", "evaluation", "export", "pictures", "report", "scoreboard"}),
+    ("F2", {"artist", "captions", "card", "figures", "pages", "proof", "quantisation", "tracking"}),
+    ("F1", {"classifier", "data", "predictor"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
     ("F0", {"graph", "rates", "recipes", "records"}),
     ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
