@@ -10,7 +10,7 @@ CANDIDATES := $(if $(filter file,$(origin PYTHON)),$(PYTHON) python3,$(PYTHON))
 JOBS ?= 2
 # For `make lock`: LOCK_FLAGS=--upgrade or LOCK_FLAGS="--upgrade-package pillow"; without it every pin stays.
 LOCK_FLAGS ?=
-COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" $(LOCK_FLAGS)
 
 .DEFAULT_GOAL := help
@@ -72,9 +72,11 @@ bench: setup ## how long the command line takes to start, and training steps on 
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/allocator.py
 
-lock: | $(BIN)/uv ## rewrite both locks from pyproject.toml
-	$(COMPILE) --output-file requirements.lock
-	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+lock: | $(BIN)/uv ## rewrite the locks from pyproject.toml
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --group serve-cpu --constraint requirements-dev.lock --output-file requirements-serve.lock
+	$(COMPILE) --group serve-gpu --constraint requirements-dev.lock --output-file requirements-serve-gpu.lock
 
 $(BIN)/uv:
 	$(MAKE) setup-dev
