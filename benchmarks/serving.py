@@ -7,8 +7,8 @@ Three servers get the same requests in turn, from hey (Debian's package) on the 
 - plain: the endpoint that one writes in an afternoon with FastAPI, Pillow and ONNX Runtime, one image a call. It checks
   nothing and limits nothing.
 
-Then the first one is asked for 20,000 answers, and what memory it holds is read after each quarter; and it is asked by more
-clients at once than its queue has places.
+Then the first one is asked for 20,000 answers, and what memory it holds is read after each quarter; and it is asked by
+more clients at once than its queue has places.
 """
 
 import argparse
@@ -155,9 +155,8 @@ def saturation(model: Path, body: Path, *, clients: int) -> None:
     with serving("batched", model, 18191) as (url, _):
         load = hey(url, body, "-z", "10s", "-c", str(clients))
         after = hey(url, body, "-n", "8", "-c", "1")
-        print(
-            f"{clients} clients for 64 places: statuses {load.statuses}, {load.rate:.0f} answers/s; then {after.statuses}"
-        )
+        answered = f"statuses {load.statuses}, {load.rate:.0f} answers/s; then {after.statuses}"
+        print(f"{clients} clients for 64 places: {answered}")
 
 
 def main() -> None:

@@ -59,8 +59,7 @@ class Predictor:
         max_pixels: int = 50_000_000,
     ) -> None:
         path = find_model(model)
-        self.device = _choose(device)
-        self._session = _open(path, device=self.device, threads=threads)
+        self.device, self._session = _open(path, device=device, threads=threads)
         self.exported: Exported = read_exported(path, metadata=self._session.get_modelmeta().custom_metadata_map)
         self._max_pixels = max_pixels
 
@@ -166,31 +165,32 @@ class Predictor:
                 yield Prediction(_name(image), found, error="" if found else _NOT_FINITE)
 
 
-def _choose(device: Device) -> Literal["cpu", "cuda"]:
+def _open(path: Path, *, device: Device, threads: int | None) -> tuple[Literal["cpu", "cuda"], Any]:
+    """Load the graph where it is wanted; ``auto`` takes the GPU where ONNX Runtime knows one that works."""
     import onnxruntime
 
-    has_gpu = _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    if device == "cuda" and not has_gpu:
-        raise UserError("device='cuda': this ONNX Runtime knows no GPU; install onnxruntime-gpu, or choose cpu")
     _require(device in ("auto", "cpu", "cuda"), f"device={device!r} is none of auto, cpu, cuda")
-    return "cuda" if device != "cpu" and has_gpu else "cpu"
+    if device != "cpu" and _PROVIDERS["cuda"] in onnxruntime.get_available_providers():
+        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them
+        session = _load(path, provider=_PROVIDERS["cuda"], threads=threads)
+        if session.get_providers()[0] == _PROVIDERS["cuda"]:
+            return "cuda", session
+        _require(device == "auto", "device='cuda': ONNX Runtime could not use the GPU; check its driver, or choose cpu")
+    _require(device != "cuda", "device='cuda': this ONNX Runtime knows no GPU; install onnxruntime-gpu, or choose cpu")
+    return "cpu", _load(path, provider=_PROVIDERS["cpu"], threads=threads)
 
 
-def _open(path: Path, *, device: str, threads: int | None) -> Any:
-    """Load the graph for a device, and make sure that it runs there."""
+def _load(path: Path, *, provider: str, threads: int | None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or _cores()
     options.log_severity_level = 3  # its warnings are about graphs, and say nothing to whoever has only a file
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+        return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # its exceptions have no common class
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model {str(path)!r} cannot be loaded: {reason}; export again") from error
-    if session.get_providers()[0] != _PROVIDERS[device]:
-        raise UserError(f"device={device!r}: ONNX Runtime could not use it and would fall back; check driver and CUDA")
-    return session
 
 
 def _cores() -> int:
