@@ -26,7 +26,21 @@ HOUSE = (
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
     ("F0", {"graph", "rates", "recipes", "records"}),
     ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
-    ("F0", {"exported", "gradcam", "losses", "metrics", "mixing", "model_info", "networks", "optim", "parameters", "predictions"}),
+    (
+        "F0",
+        {
+            "exported",
+            "gradcam",
+            "losses",
+            "metrics",
+            "mixing",
+            "model_info",
+            "networks",
+            "optim",
+            "parameters",
+            "predictions",
+        },
+    ),
     ("F0", {"history", "preprocess", "yamlfile"}),
     ("F0", {"errors", "files", "illustrations", "progressbar"}),
 )
