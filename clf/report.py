@@ -280,5 +280,6 @@ def _commands(records: Records) -> list[tuple[str, str]]:
         ("Train it for longer" if longer else "Go on training", f"clf fit --run {run} --ckpt_path last{longer}"),
         ("Score the test images", f"clf test --run {run}{which}"),
         ("Predict", f"clf predict --run {run}{which} --data.predict FOLDER --output predictions.csv"),
+        ("Export it to ONNX", f"clf export --run {run}{which}"),
         ("Write this page again", f"clf report {run}"),
     ]
