@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import onnx
 import pytest
 from datasets import draw_folders
+from image_kinds import KINDS
+from serving import serving
 
 from clf.exported import METADATA
 from clf.main import main
@@ -62,9 +65,9 @@ def facts(path: Path = EXPORT / "model.onnx") -> Any:
     return json.loads({prop.key: prop.value for prop in onnx.load(path).metadata_props}[METADATA])
 
 
-def predicted(checkpoint: Path | str, output: str) -> list[tuple[str, list[float]]]:
-    """What ``clf predict`` says about the test images: the label and the probability of each class, in their order."""
-    words = ("--ckpt_path", str(checkpoint), "--data.predict", "images/test", "--output", output)
+def predicted(checkpoint: Path | str, output: str, *, images: str = "images/test") -> list[tuple[str, list[float]]]:
+    """What ``clf predict`` says about a folder, in its order: the label and the probability of each class."""
+    words = ("--ckpt_path", str(checkpoint), "--data.predict", images, "--output", output)
     assert main(("predict", *words)) == 0
     found = []
     for row in rows(output):
@@ -87,6 +90,24 @@ def test_the_file_predicts_what_the_best_checkpoint_predicts_and_not_the_last(fo
     assert_same(predicted(EXPORT / "model.onnx", "onnx.csv"), best)
     assert max(abs(a - b) for (_, x), (_, y) in zip(best, last, strict=True) for a, b in zip(x, y, strict=True)) > 1e-3
     assert facts()["checkpoint"] == "best.ckpt"
+
+
+def test_checkpoint_exported_model_and_service_agree_about_every_kind_of_image(folder: Path, tmp_path: Path) -> None:
+    assert fit() == 0
+    assert main(["export"]) == 0
+    kinds = folder / "kinds"
+    kinds.mkdir()
+    for name, content in KINDS.items():
+        (kinds / name).write_bytes(content)
+    best, model = "runs/tiny/001/checkpoints/best.ckpt", EXPORT / "model.onnx"
+    by_checkpoint = predicted(best, "checkpoint.csv", images="kinds")
+    assert len(by_checkpoint) == len(KINDS)
+    assert_same(predicted(model, "onnx.csv", images="kinds"), by_checkpoint)
+    with serving(tmp_path / "server", "--model", str(EXPORT)) as server, httpx.Client(base_url=server.url) as client:
+        answers = [client.post("/predict", content=path.read_bytes()).json() for path in sorted(kinds.iterdir())]
+    ranked = [{each["label"]: each["confidence"] for each in answer["top_k"]} for answer in answers]
+    by_service = [(answer["label"], [row[name] for name in "abc"]) for answer, row in zip(answers, ranked, strict=True)]
+    assert_same(by_service, by_checkpoint)
 
 
 def test_another_checkpoint_can_be_named(folder: Path) -> None:

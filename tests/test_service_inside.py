@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from serving import make_export, picture
 from starlette.types import Message
 
 from clf.predictor import Predictor
 from clf.service.app import create
 from clf.service.settings import Settings
-from tests.serving import make_export, picture
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.browser import CHROMEDRIVER, CHROMIUM, Browser, browser
-from tests.serving import CLASSES, Server, make_export, picture, serving
+from browser import CHROMEDRIVER, CHROMIUM, Browser, browser
+from serving import CLASSES, Server, make_export, picture, serving
 
 pytestmark = pytest.mark.skipif(CHROMEDRIVER is None or CHROMIUM is None, reason="chromium is not installed")
 
