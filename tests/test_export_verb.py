@@ -25,9 +25,9 @@ data: {batch_size: 8, num_workers: 0}
 trainer: {accelerator: cpu, max_epochs: 2, num_sanity_val_steps: 0}
 callbacks:
   ema: {decay: 0.5}
-  checkpoint: {monitor: train/loss, mode: max}
+  checkpoint: {monitor: train/loss, mode: min}
 """
-"""The first epoch counts as the best one, so that the last one is another; both are scored with the average."""
+"""At this rate the first epoch is the best one, so that the last one is another; the average is scored."""
 
 # A user's own network that does one thing while it is traced, and another one later.
 MOODY = """
