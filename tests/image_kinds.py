@@ -40,5 +40,5 @@ KINDS: dict[str, bytes] = {
     "image.tif": encoded(noise(40, 60), "TIFF"),
     "smaller than the input.png": encoded(noise(7, 9), "PNG"),
     "a pixel.png": encoded(noise(1, 1), "PNG"),
-    "long.png": encoded(noise(40, 5000), "PNG"),
+    "long.png": encoded(noise(40, 5000, "P"), "PNG"),
 }

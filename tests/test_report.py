@@ -308,11 +308,12 @@ def commands(run: Path) -> list[list[str]]:
 
 def test_the_commands_are_quoted_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    resume, test, predict, report = commands(make_run(Path(), name="it's a $run; x"))
+    resume, test, predict, export, report = commands(make_run(Path(), name="it's a $run; x"))
     run = "runs/it's a $run; x/003"
     assert resume == ["clf", "fit", "--run", run, "--ckpt_path", "last", "--trainer.max_epochs", "16"]
     assert test == ["clf", "test", "--run", run]
     assert predict[:5] == ["clf", "predict", "--run", run, "--data.predict"]
+    assert export == ["clf", "export", "--run", run]
     assert report == ["clf", "report", run]
 
 
