@@ -24,7 +24,7 @@ def network(arch: str = "test_resnet", *, seed: int = 0) -> torch.nn.Module:
         for parameter in made.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        made.get_classifier().weight.mul_(20)  # type: ignore[operator, union-attr]
+        made.get_classifier().weight.mul_(20)  # type: ignore[operator]
     return made.eval()
 
 

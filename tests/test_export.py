@@ -12,6 +12,7 @@ from exports import CLASSES, SPEC, draw_samples, exported, network
 from PIL import Image
 
 from clf import export as exporting
+from clf import proof
 from clf.errors import UserError
 from clf.export import NotProven, Request
 from clf.exported import METADATA, SIDECAR
@@ -68,7 +69,8 @@ def test_with_everything_inside_pixels_go_in_and_calibrated_probabilities_come_o
     exported(tmp_path, embed="full")
     predictor = Predictor(tmp_path / "export")
     pixels = predictor.prepare(tmp_path / "images/00.jpg")
-    assert (pixels.dtype, pixels.shape) == (np.uint8, (32, 32, 3))
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (32, 32, 3)
     found = predictor.run(np.stack([pixels] * 5))
     assert found.shape == (5, 3)
     assert found.sum(1) == pytest.approx(1, abs=1e-5)
@@ -146,7 +148,7 @@ def test_without_images_there_is_no_proof_and_no_export(tmp_path: Path) -> None:
 
 def test_the_proof_looks_at_images_from_the_whole_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    prove = exporting.prove
+    prove = proof.prove
 
     def watched(network: Any, predictor: Any, paths: list[str]) -> Any:
         asked.extend(Path(path).stem for path in paths)

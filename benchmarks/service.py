@@ -1,4 +1,4 @@
-"""What the service answers under load: ``python benchmarks/serving.py runs/demo/001/export IMAGE``.
+"""What the service answers under load: ``python benchmarks/service.py runs/demo/001/export IMAGE``.
 
 Three servers get the same requests in turn, from hey (Debian's package) on the same machine, over loopback:
 
