@@ -71,7 +71,7 @@ SEVERAL_IMAGES: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": _FORM | {"properties": {"file": {"type": "array", "items": _FILE}}}}
+            "multipart/form-data": {"schema": _FORM | {"properties": {"file": {"type": "array", "minItems": 1, "items": _FILE}}}}
         },
     }
 }
