@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-# That an image is one cannot be said in a schema: random bytes are rightly refused where the answer is about them alone.
+# That an image is one cannot be said in a schema: bytes at random are refused where the answer is about them alone.
 @pytest.mark.parametrize(
     "words",
     [
