@@ -54,6 +54,7 @@ class Failure(BaseModel):
 
 
 _FILE = {"type": "string", "format": "binary"}
+_FILES = {"type": "array", "minItems": 1, "items": _FILE}
 _FORM = {"type": "object", "required": ["file"]}
 ONE_IMAGE: dict[str, Any] = {
     "requestBody": {
@@ -71,7 +72,7 @@ SEVERAL_IMAGES: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": _FORM | {"properties": {"file": {"type": "array", "minItems": 1, "items": _FILE}}}}
+            "multipart/form-data": {"schema": _FORM | {"properties": {"file": _FILES}}},
         },
     }
 }
