@@ -17,6 +17,10 @@ from clf.exported import INPUT, Exported, find_model, read_exported
 from clf.predictions import Prediction, rank
 from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels
 
+# From 1.29 on ONNX Runtime tells its maker about each process, and writes an identifier into the home folder. Whoever
+# wants that says so with ORT_DISABLE_TELEMETRY=0; it is looked at when the library is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8]
 """An image: a file, the bytes of one, a Pillow image, or its RGB pixels, uint8 (H, W, 3)."""
 

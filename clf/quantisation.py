@@ -3,6 +3,7 @@
 import logging
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,6 +55,13 @@ class Cost:
         return (self.correct[0] - self.correct[1]) / self.n
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of what is gained in top-1, for pairs of answers about the same images, in [-1, 1]."""
+        both = self.correct[0] - self.lost
+        neither = self.n - both - self.gained - self.lost
+        return paired_interval(both=both, gained=self.gained, lost=self.lost, neither=neither)
+
+    @property
     def is_faster(self) -> bool:
         """Whether the smaller model is faster at one of the batch sizes."""
         return any(after < before for before, after in self.milliseconds.values())
@@ -64,17 +72,16 @@ class Cost:
         times = ", ".join(
             f"{one:.1f} ms -> {other:.1f} ms at batch {n}" for n, (one, other) in self.milliseconds.items()
         )
+        lower, upper = (100 * end for end in self.interval)
         size = "{:.1f} MB -> {:.1f} MB".format(*self.megabytes)
         return (
-            f"top-1 {before:.2f} % -> {after:.2f} % (n = {self.n}, {self.gained} won, {self.lost} lost, "
-            f"top-1 agrees on {self.agreement}), {times}, {size}"
+            f"top-1 {before:.2f} % -> {after:.2f} % (n = {self.n}, {self.gained} won, {self.lost} lost, 95 % interval of "
+            f"the difference {lower:+.2f} to {upper:+.2f} points, top-1 agrees on {self.agreement}), {times}, {size}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Turn into primitives."""
-        both = self.correct[0] - self.lost
-        neither = self.n - both - self.gained - self.lost
-        lower, upper = paired_interval(both=both, gained=self.gained, lost=self.lost, neither=neither)
+        lower, upper = self.interval
         return {
             "n": self.n,
             "acc_top1_fp32": Proportion(self.correct[0], self.n).value,
@@ -118,8 +125,7 @@ def quantise(path: Path, images: Iterable[NDArray[Any]]) -> Any:
             batch = next(self._batches, None)
             return None if batch is None else {INPUT: batch}
 
-    logging.getLogger("root").setLevel(logging.ERROR)  # it advises to do what has just been done
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _quiet_root():
         prepared, made = Path(folder, "prepared.onnx"), Path(folder, "made.onnx")
         quant_pre_process(str(path), str(prepared))
         quantize_static(
@@ -132,6 +138,20 @@ def quantise(path: Path, images: Iterable[NDArray[Any]]) -> Any:
             activation_type=QuantType.QUInt8,
         )
         return onnx.load(made)
+
+
+@contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Keep the library's advice to do what has just been done off the terminal, and its handler off the root logger."""
+    root, nobody = logging.getLogger(), logging.NullHandler()
+    level = root.level
+    root.addHandler(nobody)
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.removeHandler(nobody)
+        root.setLevel(level)
 
 
 def compare(full: Predictor, smaller: Predictor, samples: Sequence[Sample], *, megabytes: tuple[float, float]) -> Cost:

@@ -1,6 +1,7 @@
 """An exported model does what the network does, on real files in a real ONNX Runtime, or it is not there."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +171,23 @@ def test_a_smaller_precision_is_measured_against_the_full_one(tmp_path: Path, pr
     full, smaller = result.cost.megabytes
     assert smaller < 0.7 * full
     assert result.cost.agreement >= 10
+    lower, upper = result.cost.interval
+    assert lower <= -result.cost.drop <= upper
+    assert f"{100 * lower:+.2f} to {100 * upper:+.2f} points" in str(result.cost)
     assert set(result.cost.milliseconds) == {1, 8}
     model = onnx.load(tmp_path / "export/model.onnx")
     kinds = {weight.data_type for weight in model.graph.initializer}
     assert {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[precision] in kinds
     assert Predictor(tmp_path / "export").predict_one(tmp_path / "images/00.jpg").ranked
     assert f"## {precision} against fp32" in (tmp_path / "export/README.md").read_text(encoding="utf-8")
+
+
+def test_what_quantises_leaves_the_logging_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    exported(tmp_path, precision="int8")
+    assert (root.handlers, root.level) == before
+    assert "pre-process" not in capfd.readouterr().err
 
 
 def test_a_precision_that_costs_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Predictions by an exported model: the same as the network's, for whatever people call an image, without torch."""
 
 import csv
+import os
 import subprocess
 import sys
 from itertools import islice
@@ -145,6 +146,15 @@ def test_clf_predict_with_an_exported_model_needs_no_torch(folder: Path, workdir
         found = predictor.predict_one(row["path"])
         assert row["label"] == found.label
         assert float(row["confidence"]) == pytest.approx(found.ranked[0][1], abs=1e-5)
+
+
+@pytest.mark.parametrize("said", [None, "0"])
+def test_onnx_runtime_reports_to_nobody_unless_it_is_told_to(folder: Path, tmp_path: Path, said: str | None) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    words = f"from clf.predictor import Predictor; Predictor({str(folder / 'export')!r})"
+    told = {} if said is None else {"ORT_DISABLE_TELEMETRY": said}
+    subprocess.run([sys.executable, "-c", words], env=environment | told, check=True, cwd=Path(__file__).parent.parent)
+    assert bool([path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]) == (said == "0")
 
 
 def test_clf_predict_counts_what_it_could_not_read(
