@@ -75,8 +75,8 @@ class Cost:
         lower, upper = (100 * end for end in self.interval)
         size = "{:.1f} MB -> {:.1f} MB".format(*self.megabytes)
         return (
-            f"top-1 {before:.2f} % -> {after:.2f} % (n = {self.n}, {self.gained} won, {self.lost} lost, 95 % interval of "
-            f"the difference {lower:+.2f} to {upper:+.2f} points, top-1 agrees on {self.agreement}), {times}, {size}"
+            f"top-1 {before:.2f} % -> {after:.2f} % (n = {self.n}, {self.gained} won, {self.lost} lost, 95 % interval "
+            f"of the difference {lower:+.2f} to {upper:+.2f} points, top-1 agrees on {self.agreement}), {times}, {size}"
         )
 
     def to_dict(self) -> dict[str, Any]:
