@@ -1,6 +1,5 @@
 """The Trainer's verbs on LightningCLI: which keys there are, what is linked, and what happens around each verb."""
 
-import importlib
 import json
 import logging
 import sys
@@ -10,7 +9,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,7 +22,6 @@ from lightning.pytorch.loggers import Logger
 from clf import finders, logs, results, runs
 from clf.allocator import keep_freed_memory
 from clf.attaching import choose, place
-from clf.callbacks.checkpoint import BEST
 from clf.callbacks.evaluating import Evaluating
 from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.onnx_export import OnnxExport
@@ -34,16 +31,17 @@ from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
 from clf.checkpoints import describe_mismatch
 from clf.classifier import Classifier
-from clf.config import CALLBACKS, compose
+from clf.config import compose
 from clf.data.datamodule import ImageData
-from clf.environment import device_name
+from clf.environment import available_precision, device_name
 from clf.errors import UserError
 from clf.export import NotProven
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
 from clf.metrics import Stage
-from clf.parser import Parser
+from clf.parser import Parser, callback_keys
 from clf.pictures import Pictures
+from clf.predictions import refuse_overwriting
 from clf.session import Session, changes, conclude_fit, fill_placeholders
 
 log = logging.getLogger("clf")
@@ -97,7 +95,7 @@ class AlreadyDone(Exception):
 
 
 class Exporter(Trainer):
-    """A Trainer with the one verb that Lightning's lacks."""
+    """Tells LightningCLI of a verb that Lightning's Trainer lacks; `CLI.export` does its work."""
 
     def export(self, model: Classifier, datamodule: ImageData) -> None:
         """Write a checkpoint as an ONNX file that is proven equal, with its labels and a model card."""
@@ -150,22 +148,16 @@ class CLI(LightningCLI):
             parser.add_argument("--output", type=str | None, help="File to write: .csv, .jsonl or .parquet.")
         if self.verb == "export":
             parser.add_class_arguments(OnnxExport, instantiate=False)
-        self._add_callbacks(parser)
+            given = self.invocation.composed.config["callbacks"].get("onnx_export") or {}
+            parser.set_defaults(given.get("init_args", {}))
+        for name, kind, text in callback_keys(self.invocation.composed.config["callbacks"]):
+            parser.add_argument(f"--callbacks.{name}", type=kind | None, help=text)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_number)
         if self.verb == "fit":
             parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
             parser.link_arguments("data.class_counts", "model.class_counts", apply_on="instantiate")
             parser.link_arguments("data.resampled", "model.resampled", apply_on="instantiate")
-
-    def _add_callbacks(self, parser: LightningArgumentParser) -> None:
-        composed = self.invocation.composed.config["callbacks"]
-        for name in [*CALLBACKS, *(name for name in composed if name not in CALLBACKS)]:
-            # A shipped callback's own type keeps its help short; whatever else stands there may be any callback.
-            shipped = CALLBACKS.get(name)
-            class_path = (composed.get(name) or {}).get("class_path", shipped)
-            kind = _import(shipped) if shipped is not None and class_path == shipped else Callback
-            parser.add_argument(f"--callbacks.{name}", type=kind | None, help=_first_line(kind))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Type the composed configuration and the flags."""
@@ -191,14 +183,10 @@ class CLI(LightningCLI):
         else:
             config.trainer.logger = False
             if self.verb == "export":
+                config.trainer.accelerator, config.trainer.precision = "cpu", "32-true"
                 self.exporter = OnnxExport(**{key: config.pop(key) for key in signature(OnnxExport).parameters})
             output = config.pop("output", None)
-            if (
-                output is not None
-                and config.data.predict
-                and Path(output).resolve() == Path(config.data.predict).resolve()
-            ):
-                raise UserError(f"output={output!r} is the manifest that is predicted on; give another file")
+            refuse_overwriting(output, inputs=config.data.predict)
             if output is not None and config.callbacks.predictions is not None:
                 config.callbacks.predictions.init_args.output = output
         if self.invocation.checkpoint is not None:
@@ -253,7 +241,7 @@ class CLI(LightningCLI):
         self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
         if config["limit_train_batches"] == 0:
             raise UserError("trainer.limit_train_batches=0 leaves nothing to train on; use clf validate to score only")
-        config["precision"] = _available_precision(config["precision"], accelerator=str(config["accelerator"]))
+        config["precision"] = available_precision(config["precision"], accelerator=str(config["accelerator"]))
         self._introduce(config)
         if device_name(str(config["accelerator"])).startswith("cpu"):
             keep_freed_memory()
@@ -342,14 +330,14 @@ class CLI(LightningCLI):
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.session.run is not None and self.trainer.is_global_zero:
             conclude_fit(self.session.run, self.trainer)
-        self._export_best()
         self._report()
+        self._export_best()  # last: what goes wrong there takes nothing else along
 
     def _export_best(self) -> None:
         exporter, run = self.callbacks.get("onnx_export"), self.session.run
         if not isinstance(exporter, OnnxExport) or run is None or not self.trainer.is_global_zero:
             return
-        if (checkpoint := run.checkpoints / BEST).is_file():
+        if (checkpoint := run.checkpoints / runs.BEST).is_file():
             exporter.write(self.model, self.datamodule, checkpoint=checkpoint, run=run)
         else:
             log.warning("export: %s is not there, so nothing was exported", checkpoint)
@@ -410,21 +398,3 @@ def _number(seed: bool | int) -> int:
     if isinstance(seed, bool):
         raise UserError(f"seed_everything={str(seed).lower()} must be a number: everything that is drawn depends on it")
     return seed
-
-
-def _available_precision(wanted: Any, *, accelerator: str) -> Any:
-    """Fall back from half precision where there is no GPU: on a CPU it would be bf16, several times slower."""
-    if str(wanted) not in ("16", "16-mixed", "16-true") or (accelerator != "cpu" and torch.cuda.is_available()):
-        return wanted
-    log.info("trainer.precision=%s needs a GPU; using 32-true", wanted)
-    return "32-true"
-
-
-def _import(class_path: str) -> type[Callback]:
-    module, _, name = class_path.rpartition(".")
-    kind: type[Callback] = getattr(importlib.import_module(module), name)
-    return kind
-
-
-def _first_line(kind: type) -> str:
-    return (kind.__doc__ or "").strip().splitlines()[0]

@@ -1,5 +1,6 @@
 """The circumstances of a run, for people who want to repeat it: versions, code, machine."""
 
+import logging
 import os
 import platform
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("clf")
 
 PACKAGES = ("clf", "torch", "torchvision", "lightning", "jsonargparse", "timm", "torchmetrics", "pillow", "numpy")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -42,6 +45,21 @@ def device_name(accelerator: str = "auto") -> str:
     if accelerator != "cpu" and torch.backends.mps.is_available():
         return "mps"
     return f"cpu ({usable_cores()} cores)"
+
+
+def available_precision(wanted: Any, *, accelerator: str) -> Any:
+    """Fall back from half precision where there is no GPU: on a CPU it would be bf16, several times slower.
+
+    Args:
+        wanted: The trainer's ``precision``.
+        accelerator: The trainer's.
+    """
+    import torch
+
+    if str(wanted) not in ("16", "16-mixed", "16-true") or (accelerator != "cpu" and torch.cuda.is_available()):
+        return wanted
+    log.info("trainer.precision=%s needs a GPU; using 32-true", wanted)
+    return "32-true"
 
 
 def usable_cores() -> int:

@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +13,8 @@ from torch import nn
 from clf.card import model_card
 from clf.data.samples import Sample
 from clf.errors import UserError
-from clf.exported import MODEL, SIDECAR, Embed, Exported, sha256
-from clf.files import new_folder, replace_text
+from clf.exported import CARD, MODEL, SIDECAR, Embed, Exported, sha256
+from clf.files import replace_text, replacement
 from clf.graph import OPSET, Graph, save, write_onnx
 from clf.predictor import Predictor
 from clf.preprocess import Preprocessing
@@ -23,6 +22,9 @@ from clf.proof import Proof, prove
 from clf.quantisation import Cost, Precision, compare, halve, quantise
 
 log = logging.getLogger("clf")
+
+_CALIBRATION = 256
+"""Training images that decide the ranges of 8-bit integers."""
 
 
 class NotProven(Exception):
@@ -78,30 +80,43 @@ class Result:
 def export(request: Request, folder: Path) -> Result:
     """Write ``model.onnx``, ``labels_mapping.json`` and ``README.md``, once it is shown that they are right.
 
-    An earlier export in the folder is replaced as a whole, and only by one that is proven.
+    An earlier export in the folder is replaced as a whole, and only by one that is proven. A folder that holds anything
+    else is left alone.
 
     Args:
         request: What to export.
         folder: Where to.
     Raises:
-        UserError: If there are no images to prove on.
+        UserError: If the folder holds other things, or there are no images to prove or calibrate on.
         NotProven: If the model does not do what the network does, or a smaller precision costs too much.
     """
+    _require_room(folder)
     if not request.samples:
         raise UserError("export needs validation images to prove the model on; give --data.root with some")
     if request.precision == "int8" and not request.calibration:
         raise UserError("precision=int8 needs training images to calibrate on; give --data.root with some")
     network = copy.deepcopy(request.network).cpu().float().eval().requires_grad_(False)
-    with new_folder(folder.with_name(f".{folder.name}.new")) as made:
+    with replacement(folder) as made:
         full = _write(network, request, made)
-        proof = prove(network, full, [sample.path for sample in _spread(request.samples, request.images)])
+        paths = [sample.path for sample in _spread(request.samples, request.images)]
+        spec, temperature = request.preprocessing, request.temperature
+        proof = prove(network, full, paths, preprocessing=spec, temperature=temperature)
         log.info("proof: %s", proof)
         if not proof.holds:
             raise NotProven(f"the exported model does not do what the network does: {proof}; nothing was written")
         cost = None if request.precision == "fp32" else _shrink(full, request)
         exported = _finish(made, request, proof=proof, cost=cost)
-    _put_in_place(folder.with_name(f".{folder.name}.new"), folder)
     return Result(replace(exported, path=folder / MODEL), proof, cost)
+
+
+def _require_room(folder: Path) -> None:
+    """Refuse to replace what is no export."""
+    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - {MODEL, SIDECAR, CARD})):
+        raise UserError(
+            f"output={str(folder)!r} holds other things than an export, e.g. {others[0]}; give another folder"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output={str(folder)!r} is a file; give a folder")
 
 
 def _write(network: nn.Module, request: Request, folder: Path) -> Predictor:
@@ -124,7 +139,7 @@ def _shrink(full: Predictor, request: Request) -> Cost:
     if request.precision == "fp16":
         model = halve(onnx.load(kept))
     else:
-        model = quantise(kept, (full.prepare(sample.path) for sample in _spread(request.calibration, request.images)))
+        model = quantise(kept, (full.prepare(sample.path) for sample in _spread(request.calibration, _CALIBRATION)))
     save(model, path, metadata=_metadata(request))
     _write_sidecar(path.parent, request)
     megabytes = (kept.stat().st_size / 1e6, path.stat().st_size / 1e6)
@@ -165,7 +180,7 @@ def _write_sidecar(folder: Path, request: Request) -> Exported:
 def _finish(folder: Path, request: Request, *, proof: Proof, cost: Cost | None) -> Exported:
     exported = replace(_write_sidecar(folder, request), facts=_metadata(request))
     size = (folder / MODEL).stat().st_size
-    replace_text(folder / "README.md", model_card(exported, proof=proof.to_dict(), cost=cost, size=size))
+    replace_text(folder / CARD, model_card(exported, proof=proof.to_dict(), cost=cost, size=size))
     return exported
 
 
@@ -173,12 +188,3 @@ def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
     """Choose at most so many, evenly over the whole: the samples of a split are sorted by class."""
     count = min(most, len(samples))
     return [samples[place * len(samples) // count] for place in range(count)]
-
-
-def _put_in_place(made: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    made.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 from clf.errors import UserError, did_you_mean
 from clf.preprocess import Preprocessing
 
-MODEL, SIDECAR = "model.onnx", "labels_mapping.json"
-"""What the two files of an export are called."""
+MODEL, SIDECAR, CARD = "model.onnx", "labels_mapping.json", "README.md"
+"""What the files of an export are called."""
 
 INPUT, OUTPUT = "input", "logits"
 """What the graph calls its input and its output; with everything embedded the output is called `PROBABILITIES`."""

@@ -83,6 +83,33 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def replacement(target: Path) -> Iterator[Path]:
+    """Give a folder to fill, and put it in the place of another one; a failure leaves that as it was.
+
+    Args:
+        target: The folder that is replaced as a whole, or does not exist yet; a link is followed.
+    Yields:
+        The folder to fill, beside the target.
+    """
+    target = target.resolve()
+    made, aside = (target.with_name(f".{target.name}-{secrets.token_hex(4)}.{kind}") for kind in ("partial", "old"))
+    try:
+        made.mkdir(parents=True)
+        yield made
+        if target.exists():
+            target.rename(aside)
+        try:
+            made.rename(target)
+        except OSError:
+            if aside.exists():
+                aside.rename(target)
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def replace_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Replace a CSV file as a whole, see `replace_file`.
 

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from numbers import Number
 from typing import Any, NoReturn
@@ -12,11 +12,12 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from clf.config import COMMAND_LINE, where
+from clf.config import CALLBACKS, COMMAND_LINE, where
 from clf.errors import UserError, did_you_mean
 from clf.yamlfile import FLOAT, FLOAT_STARTS
 
@@ -299,3 +300,21 @@ def _with_subclasses(kind: type[Any]) -> Iterator[type[Any]]:
 def _import(class_path: str) -> Any:
     module, _, name = class_path.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def callback_keys(configured: Mapping[str, Any]) -> Iterator[tuple[str, type[Callback], str]]:
+    """List the keys that ``callbacks:`` may have: name, type and what it is for.
+
+    A shipped callback's own type keeps its help short; whatever else stands there may be any callback.
+
+    Args:
+        configured: What the composed configuration has there.
+    """
+    for name in dict.fromkeys([*CALLBACKS, *configured]):
+        shipped = CALLBACKS.get(name)
+        class_path = (configured.get(name) or {}).get("class_path", shipped)
+        kind: type[Callback] = Callback
+        if shipped is not None and class_path == shipped:
+            module, _, attribute = shipped.rpartition(".")
+            kind = getattr(importlib.import_module(module), attribute)
+        yield name, kind, (kind.__doc__ or "").strip().splitlines()[0]

@@ -4,13 +4,14 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
 from clf import logs
 from clf.data.inputs import find_inputs
 from clf.errors import UserError, did_you_mean
-from clf.predictions import PredictionWriter
+from clf.predictions import PredictionWriter, refuse_overwriting
 from clf.predictor import Predictor
 from clf.progressbar import watched
 from clf.statistics import Proportion
@@ -20,10 +21,9 @@ log = logs.log
 
 def names_exported_model(words: Sequence[str]) -> bool:
     """Tell whether a command line of ``clf predict`` names an exported model: the suffix of ``--ckpt_path`` decides."""
-    following = [*words[1:], ""]
     named = [
-        word.partition("=")[2] or after
-        for word, after in zip(words, following, strict=True)
+        word.partition("=")[2] or following
+        for word, following in pairwise([*words, ""])
         if word.partition("=")[0] == "--ckpt_path"
     ]
     return bool(named) and named[-1].endswith(".onnx")
@@ -48,6 +48,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _predict(predictor: Predictor, flags: argparse.Namespace) -> int:
+    refuse_overwriting(flags.output, inputs=getattr(flags, "data.predict"))
     keys = {"path_key": getattr(flags, "data.path_key"), "label_key": getattr(flags, "data.label_key")}
     samples, notes = find_inputs(getattr(flags, "data.predict"), classes=set(predictor.classes), **keys)
     for note in notes:

@@ -45,6 +45,11 @@ class Prediction:
         """The most probable label; None where there is an error."""
         return self.ranked[0][0] if self.ranked else None
 
+    @property
+    def confidence(self) -> float | None:
+        """Its probability; None where there is an error."""
+        return self.ranked[0][1] if self.ranked else None
+
 
 def rank(logits: npt.NDArray[np.float32], classes: Sequence[str], *, top_k: int) -> list[Ranked]:
     """Turn logits into the most probable labels, each with its softmax probability.
@@ -94,6 +99,16 @@ def check_suffix(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"output={str(path)!r} has no known format; end it in {', '.join(SUFFIXES)}")
+
+
+def refuse_overwriting(output: str | None, *, inputs: str | None) -> None:
+    """Refuse to write over the manifest that is predicted on.
+
+    Raises:
+        UserError: If both are one file.
+    """
+    if output and inputs and Path(output).resolve() == Path(inputs).resolve():
+        raise UserError(f"output={output!r} is the manifest that is predicted on; give another file")
 
 
 class PredictionWriter:

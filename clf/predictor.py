@@ -15,7 +15,7 @@ from PIL import Image
 from clf.errors import UserError
 from clf.exported import INPUT, Exported, find_model, read_exported
 from clf.predictions import Prediction, rank
-from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels
+from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels, upright_rgb
 
 # From 1.29 on ONNX Runtime tells its maker about each process, and writes an identifier into the home folder. Whoever
 # wants that says so with ORT_DISABLE_TELEMETRY=0; it is looked at when the library is loaded.
@@ -146,7 +146,7 @@ class Predictor:
 
     def _decoded(self, image: ImageLike) -> Image.Image:
         if isinstance(image, Image.Image):
-            return image if image.mode == "RGB" else image.convert("RGB")
+            return upright_rgb(image.copy())
         if isinstance(image, np.ndarray):
             _require(image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, _not_rgb(image))
             return Image.fromarray(image)

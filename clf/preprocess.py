@@ -59,7 +59,7 @@ def decode(source: str | Path | bytes, *, max_pixels: int = 50_000_000) -> Image
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else f"image {str(source)!r}"
     try:
         with _pillow_warnings_ignored(), _open(source) as file:
-            return _upright_rgb(_load(file, max_pixels=max_pixels))
+            return upright_rgb(_load(file, max_pixels=max_pixels))
     except MemoryError:
         raise  # The machine's trouble, not the file's.
     except Exception as error:  # Damaged files make Pillow raise nearly anything, from struct.error to EOFError.
@@ -251,8 +251,8 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn and convert a loaded image of any mode."""
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Turn a loaded image of any mode as its EXIF says, in place, and convert it to RGB."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:

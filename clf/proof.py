@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clf.predictor import Predictor
-from clf.preprocess import decode, evaluation_array
+from clf.preprocess import Preprocessing, decode, evaluation_array
 
 RTOL: Final = 1e-3
 ATOL: Final = 1e-4
 
 _IMAGES_AT_ONCE = 32
+_LEAST = np.float32(-60)  # the logarithm of what 32 bits still hold as a probability of full precision
 
 
 @dataclass(frozen=True)
@@ -60,33 +61,46 @@ class Proof:
         return {**asdict(self), "rtol": RTOL, "atol": ATOL}
 
 
-def prove(network: nn.Module, predictor: Predictor, paths: Sequence[str]) -> Proof:
+def prove(
+    network: nn.Module,
+    predictor: Predictor,
+    paths: Sequence[str],
+    *,
+    preprocessing: Preprocessing,
+    temperature: float,
+) -> Proof:
     """Compare an exported model with the network on real images.
 
     The network gets what `evaluation_array` makes of a file; the exported model gets what its own preparation makes of
-    it, and does inside whatever was embedded. So preprocessing, temperature and softmax are compared, too.
+    it, by what its own file says, and does inside whatever was embedded. So preprocessing, temperature and softmax are
+    compared, too. Of probabilities the logarithms are compared: probabilities themselves hide what happens to all but
+    the largest.
 
     Args:
         network: Maps normalised images (N, 3, H, W) to logits (N, C); on the CPU, in evaluation mode.
         predictor: The exported model.
         paths: Image files.
+        preprocessing: The network's.
+        temperature: The network's.
     """
     largest, agreement, within = 0.0, 0, True
     torch_s = onnx_s = 0.0
     for batch in batched(paths, _IMAGES_AT_ONCE):
         images = [decode(path) for path in batch]
-        arrays = np.stack([evaluation_array(image, predictor.exported.preprocessing) for image in images])
+        arrays = np.stack([evaluation_array(image, preprocessing) for image in images])
         if not torch_s:
-            _expected(network, arrays, predictor)  # what either puts off until it is first used is not timed
+            _logits(network, arrays)  # what either puts off until it is first used is not timed
             predictor.run(np.stack([predictor.prepare(image) for image in images]))
         started = perf_counter()
-        expected = _expected(network, arrays, predictor)
+        expected = _logits(network, arrays)
         torch_s += perf_counter() - started
         inputs = np.stack([predictor.prepare(image) for image in images])
         started = perf_counter()
         found = predictor.run(inputs)
         onnx_s += perf_counter() - started
-        largest = max(largest, float(np.abs(found - expected).max()))
+        if predictor.exported.embed == "full":
+            expected, found = _log_softmax(expected / temperature), _log(found)
+        largest = float(np.maximum(largest, np.abs(found - expected).max()))  # stays what is no number
         agreement += int((found.argmax(1) == expected.argmax(1)).sum())
         within = within and bool(np.allclose(found, expected, rtol=RTOL, atol=ATOL))
     n = len(paths)
@@ -102,9 +116,15 @@ def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 @torch.inference_mode()
-def _expected(network: nn.Module, arrays: NDArray[np.float32], predictor: Predictor) -> NDArray[np.float32]:
-    """What the graph has to put out, (N, C), by the network itself."""
-    logits = network(torch.from_numpy(arrays)).float()
-    if predictor.exported.embed == "full":
-        logits = (logits / predictor.exported.temperature).softmax(1)
-    return np.asarray(logits.numpy())
+def _logits(network: nn.Module, arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the network says, (N, C)."""
+    return np.asarray(network(torch.from_numpy(arrays)).float().numpy())
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.maximum(torch.from_numpy(logits).log_softmax(1).numpy(), _LEAST))
+
+
+def _log(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(probabilities), _LEAST)

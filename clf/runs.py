@@ -10,6 +10,10 @@ from clf.errors import UserError, did_you_mean
 RUNS = Path("runs")
 """Folder of all runs, in the working folder."""
 
+BEST = "best.ckpt"
+LAST = "last.ckpt"
+"""The two checkpoints that every run has."""
+
 CHOICES = ("last", "best", "auto")
 """Words that ``--ckpt_path`` takes instead of a file."""
 

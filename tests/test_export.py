@@ -17,6 +17,7 @@ from clf import proof
 from clf.errors import UserError
 from clf.export import NotProven, Request
 from clf.exported import METADATA, SIDECAR
+from clf.graph import Graph
 from clf.predictor import Predictor
 from clf.preprocess import Preprocessing, decode, evaluation_array
 
@@ -125,6 +126,31 @@ def test_a_model_that_does_something_else_is_not_left_behind(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
+class Lost(torch.nn.Module):
+    """Says nothing that is a number once it is no longer traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(images)
+        return logits if torch.compiler.is_compiling() else logits * torch.nan
+
+
+@pytest.mark.parametrize("embed", ["none", "full"])
+def test_what_is_no_number_is_not_equal_and_not_close(tmp_path: Path, embed: str) -> None:
+    with pytest.raises(NotProven, match=r"NOT EQUAL on 12 images: .* largest difference nan"):
+        exported(tmp_path, network=Lost(), embed=embed)
+
+
+def test_another_temperature_inside_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph
+    monkeypatch.setattr(exporting, "Graph", lambda *args, **given: graph(*args, **given | {"temperature": 1.51}))
+    with pytest.raises(NotProven):
+        exported(tmp_path, embed="full")
+
+
 def test_a_failed_export_leaves_the_proven_one_of_before(tmp_path: Path) -> None:
     exported(tmp_path)
     before = (tmp_path / "export/model.onnx").read_bytes()
@@ -136,10 +162,27 @@ def test_a_failed_export_leaves_the_proven_one_of_before(tmp_path: Path) -> None
 
 def test_a_second_export_replaces_the_first_one_as_a_whole(tmp_path: Path) -> None:
     exported(tmp_path)
-    (tmp_path / "export/notes.txt").touch()
-    exported(tmp_path, embed="full")
+    (tmp_path / "link").symlink_to("export")
+    samples = draw_samples(tmp_path / "images")
+    exporting.export(Request(network(), CLASSES, SPEC, 1.5, samples, embed="full"), tmp_path / "link")
     assert Predictor(tmp_path / "export").exported.embed == "full"
-    assert not (tmp_path / "export/notes.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "images", "link"]
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(tmp_path: Path) -> None:
+    exported(tmp_path)
+    before = (tmp_path / "export/model.onnx").read_bytes()
+    (tmp_path / "export/best.ckpt").touch()
+    with pytest.raises(UserError, match=r"holds other things than an export, e.g. best.ckpt; give another folder"):
+        exported(tmp_path, embed="full")
+    assert (tmp_path / "export/model.onnx").read_bytes() == before
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "export").write_text("mine")
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        exported(tmp_path)
+    assert (tmp_path / "export").read_text() == "mine"
 
 
 def test_without_images_there_is_no_proof_and_no_export(tmp_path: Path) -> None:
@@ -151,9 +194,9 @@ def test_the_proof_looks_at_images_from_the_whole_split(tmp_path: Path, monkeypa
     asked: list[str] = []
     prove = proof.prove
 
-    def watched(network: Any, predictor: Any, paths: list[str]) -> Any:
+    def watched(network: Any, predictor: Any, paths: list[str], **network_s: Any) -> Any:
         asked.extend(Path(path).stem for path in paths)
-        return prove(network, predictor, paths)
+        return prove(network, predictor, paths, **network_s)
 
     monkeypatch.setattr(exporting, "prove", watched)
     exported(tmp_path, images=4)

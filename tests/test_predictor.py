@@ -1,6 +1,7 @@
 """Predictions by an exported model: the same as the network's, for whatever people call an image, without torch."""
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from exports import CLASSES, SPEC, exported, network
 from image_kinds import KINDS
 from numpy.typing import NDArray
+from PIL import Image
 
 from clf.errors import UserError
 from clf.main import main
@@ -55,6 +57,7 @@ def test_every_kind_of_image_is_seen_as_the_network_saw_it(predictor: Predictor,
     assert vector(predictor.predict_one(data)) == expected
     assert vector(predictor.predict_one(tmp_path / "image")) == expected
     assert vector(predictor.predict_one(decode(data))) == expected
+    assert vector(predictor.predict_one(Image.open(io.BytesIO(data)))) == expected
     assert vector(predictor.predict_one(np.array(decode(data)))) == expected
 
 

@@ -19,11 +19,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from clf.errors import UserError, did_you_mean
+from clf.runs import BEST, LAST
 
 log = logging.getLogger("clf")
-
-BEST = "best.ckpt"
-LAST = "last.ckpt"
 
 
 class Checkpoint(ModelCheckpoint):

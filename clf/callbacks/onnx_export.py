@@ -11,7 +11,6 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from clf import results
-from clf.callbacks.checkpoint import BEST
 from clf.checkpoints import read_facts
 from clf.classifier import Classifier
 from clf.data.datamodule import ImageData
@@ -19,7 +18,7 @@ from clf.errors import UserError
 from clf.export import Request, Result, export
 from clf.exported import Embed
 from clf.quantisation import Precision
-from clf.runs import Run
+from clf.runs import BEST, Run
 from clf.statistics import Proportion
 
 log = logging.getLogger("clf")
