@@ -19,7 +19,14 @@ EVALUATION_CALLBACKS = ("interrupt", "predictions", "progress", "report")
 """What is attached outside of fit, beside whatever wants to see evaluations; the others watch training."""
 
 WRITING_CALLBACKS = (
-    *("checkpoint", "history", "lr_monitor", "model_info", "onnx_export", "predictions", "report", "timing"),
+    "checkpoint",
+    "history",
+    "lr_monitor",
+    "model_info",
+    "onnx_export",
+    "predictions",
+    "report",
+    "timing",
 )
 """What a dry run (``trainer.fast_dev_run``), which has no directory, goes without."""
 

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from clf.data.samples import SCORED_SPLITS
 from clf.exported import Exported
+from clf.statistics import Proportion
 
 
 def model_card(exported: Exported, *, proof: Mapping[str, Any], cost: object | None, size: int) -> str:
@@ -21,9 +23,14 @@ def model_card(exported: Exported, *, proof: Mapping[str, Any], cost: object | N
 
     environment = Environment(loader=PackageLoader("clf"), undefined=StrictUndefined, autoescape=False)
     blocks = exported.preprocessing.to_dict()
-    facts = dict.fromkeys(("run", "clf", "network", "data", "val")) | dict(exported.facts or {})
+    facts = dict.fromkeys(("run", "clf", "network", "data")) | dict(exported.facts or {})
+    scores = {
+        SCORED_SPLITS[split]: Proportion(round(entry["acc_top1"] * entry["n"]), entry["n"])
+        for split, entry in facts.get("metrics", {}).items()
+    }
     return environment.get_template("card.md").render(
         facts=facts,
+        scores=scores,
         classes=[_code(name) for name in exported.classes],
         embed=exported.embed,
         temperature=exported.temperature,

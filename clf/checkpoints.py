@@ -56,6 +56,20 @@ def read_facts(path: Path) -> Facts:
     return Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
 
 
+def read_step(path: Path) -> int:
+    """Read how many optimizer steps the weights in a checkpoint have seen: that names them within their run."""
+    return int(_load(path)["global_step"])
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Read the weights of a checkpoint that are scored, by their names in the classifier; they stay on disk until used.
+
+    Raises:
+        UserError: If the file is corrupt.
+    """
+    return dict(_load(path)["state_dict"])
+
+
 def _load(path: Path) -> Any:
     import torch
 

@@ -29,7 +29,7 @@ from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
-from clf.checkpoints import describe_mismatch
+from clf.checkpoints import describe_mismatch, read_step
 from clf.classifier import Classifier
 from clf.config import compose
 from clf.data.datamodule import ImageData
@@ -362,10 +362,10 @@ class CLI(LightningCLI):
         verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
         if (summary := self.evaluating.summary) is not None:
             log.info("%s: %s\n%s", split, results.describe(summary), results.table(summary))
-            if self.session.run is not None:
+            if (run := self.session.run) is not None:
                 about = {"checkpoint": checkpoint.name, "data": self.datamodule.describe()}
-                results.record(self.session.run.path / "metrics.json", {split: {**about, **summary}})
-                log.info("in %s: metrics.json, predictions/%s.csv", self.session.run, split)
+                results.record_score(run.path / "metrics.json", split, {**about, **summary}, step=read_step(checkpoint))
+                log.info("in %s: metrics.json, predictions/%s.csv", run, split)
         self._report()
 
     def _report(self) -> None:

@@ -1,18 +1,17 @@
 """The circumstances of a run, for people who want to repeat it: versions, code, machine."""
 
 import logging
-import os
 import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from clf.cores import usable_cores
 
 log = logging.getLogger("clf")
 
 PACKAGES = ("clf", "torch", "torchvision", "lightning", "jsonargparse", "timm", "torchmetrics", "pillow", "numpy")
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def environment() -> dict[str, Any]:
@@ -60,16 +59,6 @@ def available_precision(wanted: Any, *, accelerator: str) -> Any:
         return wanted
     log.info("trainer.precision=%s needs a GPU; using 32-true", wanted)
     return "32-true"
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may use: its affinity, and the CPU quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CPU_QUOTA.read_text("ascii").split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # not Linux, or no quota ("max")
-        return cores
 
 
 def _machine() -> dict[str, Any]:

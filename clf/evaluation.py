@@ -36,6 +36,7 @@ class Evaluation:
         logits: Unnormalised scores, float32 (N, C).
         preprocessing: What the network was fed with.
         metrics: What was logged about the pass, without the split in front, e.g. ``acc_top1``.
+        step: Optimizer steps that the weights have seen; 0 where nobody counted.
         temperature: What the logits have to be divided by for calibrated probabilities; they are not, yet. In fit,
             whoever fits it to this pass does so before anybody else looks.
         findings: What callbacks add to the split's entry in ``metrics.json``.
@@ -51,6 +52,7 @@ class Evaluation:
     logits: NDArray[np.float32]
     preprocessing: Preprocessing
     metrics: Mapping[str, float]
+    step: int = 0
     temperature: float = 1.0
     findings: dict[str, Any] = field(default_factory=dict)
 
@@ -107,5 +109,6 @@ class Evaluation:
             "slices": [found.to_dict() for found in self.slices],
             "worst_slice": None if lowest is None else lowest.to_dict(),
             "epoch": self.epoch,
+            "step": self.step,
             **self.findings,
         }

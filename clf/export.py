@@ -151,8 +151,11 @@ def _shrink(full: Predictor, request: Request) -> Cost:
             f"{request.precision} costs {100 * cost.drop:.2f} points of top-1 ({cost}), more than "
             f"max_accuracy_drop={request.max_accuracy_drop}; nothing was written"
         )
-    if not cost.is_faster:
-        log.warning("%s is not faster than fp32 on this machine; it is only smaller", request.precision)
+    if cost.slower_at:
+        sizes = " and ".join(map(str, cost.slower_at))
+        log.warning(
+            "%s is not faster than fp32 on this machine at batch %s; it is only smaller", request.precision, sizes
+        )
     return cost
 
 

@@ -87,14 +87,13 @@ def find_model(place: str | Path) -> Path:
     return path
 
 
-def read_exported(path: Path, *, metadata: Mapping[str, str]) -> Exported:
-    """Read an export, and refuse files that do not belong together.
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Read what lies beside an ONNX file, before the file itself is opened by anything but its hash.
 
     Args:
         path: The ONNX file.
-        metadata: The custom metadata in it.
     Raises:
-        UserError: If the sidecar is missing or damaged, was made for another file, or says other things than the file.
+        UserError: If the sidecar is missing or damaged, or was made for another file.
     """
     sidecar = _read_sidecar(path.with_name(SIDECAR))
     digest = sha256(path)
@@ -103,6 +102,19 @@ def read_exported(path: Path, *, metadata: Mapping[str, str]) -> Exported:
             f"{path} and {SIDECAR} do not belong together: the file's SHA-256 is {digest[:12]}…, the sidecar speaks of "
             f"{str(sidecar['model_sha256'])[:12]}…; copy both from one export, or export again"
         )
+    return sidecar
+
+
+def read_exported(path: Path, *, sidecar: Mapping[str, Any], metadata: Mapping[str, str]) -> Exported:
+    """Say what an export is, from both of its files.
+
+    Args:
+        path: The ONNX file.
+        sidecar: What `read_sidecar` gave.
+        metadata: The custom metadata in the ONNX file.
+    Raises:
+        UserError: If the two say different things.
+    """
     if METADATA not in metadata:
         raise UserError(f"{path} was not written by clf export: it has no {METADATA!r} metadata")
     facts = json.loads(metadata[METADATA])
@@ -111,7 +123,9 @@ def read_exported(path: Path, *, metadata: Mapping[str, str]) -> Exported:
             raise UserError(f"{path} and {SIDECAR} disagree about {key}; copy both from one export, or export again")
     preprocessing = Preprocessing.from_dict(facts["preprocessing"])
     rest = {key: value for key, value in facts.items() if key not in ("classes", "preprocessing")}
-    return Exported(path, digest, facts["classes"], preprocessing, facts["embed"], facts["temperature"], rest)
+    return Exported(
+        path, sidecar["model_sha256"], facts["classes"], preprocessing, facts["embed"], facts["temperature"], rest
+    )
 
 
 def sha256(path: Path) -> str:
@@ -127,10 +141,14 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing; copy it from where the model was exported, or export again") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy it from the export, or export again") from error
-    lacking = [key for key in ("idx_to_class", "normalization", "input", "model_sha256") if key not in sidecar]
+    lacking = [
+        key
+        for key in ("idx_to_class", "normalization", "input", "embed", "temperature", "model_sha256")
+        if key not in sidecar
+    ]
     if lacking:
         raise UserError(f"{path} lacks {', '.join(lacking)}; copy it from the export, or export again")
-    if sidecar.get("embed", "none") not in get_args(Embed):
+    if sidecar["embed"] not in get_args(Embed):
         raise UserError(f"{path}: embed={sidecar['embed']!r} is none of {', '.join(get_args(Embed))}; export again")
     return dict(sidecar)
 

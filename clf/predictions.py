@@ -18,6 +18,9 @@ from clf.files import csv_text, spelled_out
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 """What a table's file name may end in; it decides the format."""
 
+NOT_FINITE = "the network's output is not finite"
+"""Why there is no prediction where there are logits."""
+
 Ranked = tuple[tuple[str, float], ...]
 """Labels with their probabilities, most probable first."""
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clf.cores import usable_cores
 from clf.errors import UserError
-from clf.exported import INPUT, Exported, find_model, read_exported
-from clf.predictions import Prediction, rank
+from clf.exported import INPUT, Exported, find_model, read_exported, read_sidecar
+from clf.predictions import NOT_FINITE, Prediction, rank
 from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels, upright_rgb
 
 # From 1.29 on ONNX Runtime tells its maker about each process, and writes an identifier into the home folder. Whoever
@@ -27,7 +28,6 @@ ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8]
 Device = Literal["auto", "cpu", "cuda"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_NOT_FINITE = "the network's output is not finite"
 
 
 class Predictor:
@@ -63,8 +63,11 @@ class Predictor:
         max_pixels: int = 50_000_000,
     ) -> None:
         path = find_model(model)
+        sidecar = read_sidecar(path)
         self.device, self._session = _open(path, device=device, threads=threads)
-        self.exported: Exported = read_exported(path, metadata=self._session.get_modelmeta().custom_metadata_map)
+        self.exported: Exported = read_exported(
+            path, sidecar=sidecar, metadata=self._session.get_modelmeta().custom_metadata_map
+        )
         self._max_pixels = max_pixels
 
     @property
@@ -88,7 +91,7 @@ class Predictor:
         _require(top_k >= 1, f"top_k={top_k} must be 1 or more")
         _require(batch_size >= 1, f"batch_size={batch_size} must be 1 or more")
         source, waiting = iter(images), deque[list[tuple[ImageLike, Future[NDArray[Any]]]]]()
-        with ThreadPoolExecutor(workers or _cores(), thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode") as pool:
             while True:
                 while len(waiting) < 3:  # one is inferred, one is ready, one is being decoded
                     batch = [(image, pool.submit(self.prepare, image)) for image in islice(source, batch_size)]
@@ -106,7 +109,7 @@ class Predictor:
             UnreadableImage: If it is none.
         """
         [ranked] = rank(self.scores(self.prepare(image)[None]), self.classes, top_k=top_k)
-        return Prediction(_name(image), ranked, error="" if ranked else _NOT_FINITE)
+        return Prediction(_name(image), ranked, error="" if ranked else NOT_FINITE)
 
     def prepare(self, image: ImageLike) -> NDArray[Any]:
         """Decode, resize and crop an image, and normalise it where the graph does not.
@@ -166,7 +169,7 @@ class Predictor:
                 yield Prediction(_name(image), error=errors[place])
             else:
                 found = next(ranked)
-                yield Prediction(_name(image), found, error="" if found else _NOT_FINITE)
+                yield Prediction(_name(image), found, error="" if found else NOT_FINITE)
 
 
 def _open(path: Path, *, device: Device, threads: int | None) -> tuple[Literal["cpu", "cuda"], Any]:
@@ -188,17 +191,13 @@ def _load(path: Path, *, provider: str, threads: int | None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or _cores()
+    options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3  # its warnings are about graphs, and say nothing to whoever has only a file
     try:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # its exceptions have no common class
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model {str(path)!r} cannot be loaded: {reason}; export again") from error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clf.data.samples import Sample
 from clf.exported import INPUT
 from clf.predictor import Predictor
-from clf.statistics import Proportion, paired_interval
+from clf.statistics import paired_interval
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -62,9 +62,9 @@ class Cost:
         return paired_interval(both=both, gained=self.gained, lost=self.lost, neither=neither)
 
     @property
-    def is_faster(self) -> bool:
-        """Whether the smaller model is faster at one of the batch sizes."""
-        return any(after < before for before, after in self.milliseconds.values())
+    def slower_at(self) -> list[int]:
+        """The batch sizes at which the smaller model is not faster."""
+        return [size for size, (before, after) in self.milliseconds.items() if after >= before]
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -78,20 +78,6 @@ class Cost:
             f"top-1 {before:.2f} % -> {after:.2f} % (n = {self.n}, {self.gained} won, {self.lost} lost, 95 % interval "
             f"of the difference {lower:+.2f} to {upper:+.2f} points, top-1 agrees on {self.agreement}), {times}, {size}"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn into primitives."""
-        lower, upper = self.interval
-        return {
-            "n": self.n,
-            "acc_top1_fp32": Proportion(self.correct[0], self.n).value,
-            "acc_top1": Proportion(self.correct[1], self.n).value,
-            "difference": -self.drop,
-            "difference_interval": [lower, upper],
-            "agreement": self.agreement,
-            "milliseconds": {str(size): list(pair) for size, pair in self.milliseconds.items()},
-            "megabytes": list(self.megabytes),
-        }
 
 
 def halve(model: Any) -> Any:

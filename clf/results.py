@@ -79,6 +79,20 @@ def record(path: Path, values: Mapping[str, Any]) -> None:
     replace_text(path, json.dumps(_finite({**known, **values}), indent=2, ensure_ascii=False) + "\n")
 
 
+def record_score(path: Path, split: str, entry: Mapping[str, Any], *, step: int) -> None:
+    """Write down how a checkpoint scored, with the epoch that its weights are of, where the run knows it.
+
+    Args:
+        path: ``metrics.json``.
+        split: What it scored on.
+        entry: What is said about it; the epoch and step in it are those of a trainer that has not trained.
+        step: Optimizer steps that its weights have seen.
+    """
+    known = read(path).get("val") or {}
+    told = {key: value for key, value in entry.items() if key != "epoch"} | {"step": step}
+    record(path, {split: told | ({"epoch": known["epoch"]} if known.get("step") == step and "epoch" in known else {})})
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run, e.g. ``metrics.json``; empty where there is none yet."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

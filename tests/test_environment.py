@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clf.environment import PACKAGES, device_name, environment, git_state, usable_cores
+from clf.cores import usable_cores
+from clf.environment import PACKAGES, device_name, environment, git_state
 
 
 def git(*words: str) -> str:
@@ -54,7 +55,7 @@ def test_the_device_and_the_cores_are_those_that_this_process_may_use() -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system")
 def test_cores_that_were_taken_away_are_not_counted() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    code += "; from clf.environment import usable_cores; print(usable_cores())"
+    code += "; from clf.cores import usable_cores; print(usable_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
 
@@ -85,5 +86,5 @@ def test_cores_respect_the_quota_of_a_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int | None
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr("clf.environment._CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("clf.cores._CPU_QUOTA", tmp_path / "cpu.max")
     assert usable_cores() == cores or (cores is None and usable_cores() >= 1)

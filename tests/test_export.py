@@ -1,5 +1,6 @@
 """An exported model does what the network does, on real files in a real ONNX Runtime, or it is not there."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -311,6 +312,8 @@ def test_what_is_missing_or_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{SIDECAR} cannot be read"):
         Predictor(tmp_path / "export")
     (tmp_path / "export/model.onnx").write_bytes(b"no model")
+    (tmp_path / "kept.json").replace(tmp_path / "export" / SIDECAR)
+    edited(tmp_path / "export" / SIDECAR, model_sha256=hashlib.sha256(b"no model").hexdigest())
     with pytest.raises(UserError, match=r"model '.*model.onnx' cannot be loaded"):
         Predictor(tmp_path / "export")
 

@@ -116,11 +116,14 @@ def test_another_checkpoint_can_be_named(folder: Path) -> None:
     assert_same(
         predicted(EXPORT / "model.onnx", "onnx.csv"), predicted("runs/tiny/001/checkpoints/last.ckpt", "last.csv")
     )
-    assert "val" not in facts(), "the scores of the run are those of its best checkpoint"
+    assert set(facts()["metrics"]) == {"val"}, "nothing that is monitored is validated, so the last epoch's is kept"
+    assert main(["test"]) == 0
+    assert main(["export"]) == 0
+    assert set(facts()["metrics"]) == {"test"}, "of the best checkpoint only the test is known"
 
 
 def test_the_file_says_where_it_comes_from(folder: Path) -> None:
-    assert fit() == 0
+    assert fit("--callbacks.checkpoint.monitor", "val/acc_top1", "--callbacks.checkpoint.mode", "max") == 0
     assert main(["test"]) == 0
     assert main(["export"]) == 0
     said = facts()
@@ -128,10 +131,12 @@ def test_the_file_says_where_it_comes_from(folder: Path) -> None:
     assert (said["run"], said["network"], said["classes"]) == ("tiny/001", "test_resnet", ["a", "b", "c"])
     assert said["data_fingerprint"] == environment["data"]["fingerprint"]
     assert said["torch"] == environment["packages"]["torch"]
-    for split in ("val", "test"):
-        assert "(n = 18, 95 % interval" in said[split]
+    metrics = json.loads(Path("runs/tiny/001/metrics.json").read_text(encoding="utf-8"))
     card = (EXPORT / "README.md").read_text(encoding="utf-8")
-    assert said["val"] in card
+    for split, name in (("val", "validation"), ("test", "test")):
+        for key in ("n", "acc_top1", "f1_macro"):
+            assert said["metrics"][split][key] == metrics[split][key]
+        assert f"| {name} | top-1 {100 * metrics[split]['acc_top1']:.2f} % (n = 18, 95 % interval" in card
     assert "| network | test_resnet |" in card
 
 

@@ -18,7 +18,7 @@ from tiny import fit, tiny
 
 from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.history import History
-from clf.checkpoints import read_facts
+from clf.checkpoints import read_facts, read_step
 from clf.figures.data import class_counts
 from clf.loggers import RunLogger
 from clf.main import main
@@ -135,6 +135,16 @@ def test_the_temperature_of_the_best_epoch_travels_with_it_and_is_used_for_the_t
         assert entry["ece"] == pytest.approx(before, abs=1e-6)
         assert entry["ece_calibrated"] == pytest.approx(after, abs=1e-6)
     assert f"({val['ece_calibrated']:.3f} calibrated)" in (seen / "log.txt").read_text()
+
+
+def test_a_score_says_which_weights_it_is_of(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = metrics(seen)
+    kept = {key: before["val"][key] for key in ("epoch", "step")}
+    assert kept == {key: before["test"][key] for key in kept}
+    assert kept["step"] == read_step(seen / "checkpoints" / "best.ckpt") == 5 * (kept["epoch"] + 1)
+    monkeypatch.chdir(seen.parents[2])
+    assert main(["validate"]) == 0
+    assert {key: metrics(seen)["val"][key] for key in kept} == kept
 
 
 def test_confidences_are_calibrated_wherever_they_are_written(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,7 @@ class Evaluating(Callback):
             logits=logits,
             preprocessing=classifier.preprocessing,
             metrics=_logged(trainer, split),
+            step=trainer.global_step,
             temperature=classifier.temperature,
         )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

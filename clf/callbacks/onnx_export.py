@@ -6,20 +6,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 from torch import nn
 
 from clf import results
-from clf.checkpoints import read_facts
+from clf.checkpoints import read_facts, read_step, read_weights
 from clf.classifier import Classifier
 from clf.data.datamodule import ImageData
+from clf.data.samples import SCORED_SPLITS
 from clf.errors import UserError
 from clf.export import Request, Result, export
 from clf.exported import Embed
 from clf.quantisation import Precision
-from clf.runs import BEST, Run
-from clf.statistics import Proportion
+from clf.runs import Run
 
 log = logging.getLogger("clf")
 
@@ -97,9 +96,8 @@ class OnnxExport(Callback):
 def _network(model: Classifier, checkpoint: Path) -> nn.Module:
     """Copy the network, with the weights that the checkpoint's scores are of."""
     network = copy.deepcopy(model.network).cpu()
-    weights = torch.load(checkpoint, weights_only=True, mmap=True, map_location="cpu")["state_dict"]
-    start = "network."
-    network.load_state_dict({key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)})
+    weights, start = read_weights(checkpoint), "network."
+    network.load_state_dict({key.removeprefix(start): weights[key] for key in weights if key.startswith(start)})
     return network
 
 
@@ -115,9 +113,11 @@ def _facts(model: Classifier, data: ImageData, *, checkpoint: Path, run: Run | N
     if run is None:
         return facts
     facts["run"] = f"{run.name}/{run.path.name}"
-    scores = results.read(run.path / "metrics.json")
-    for split in ("val", "test"):
-        entry = scores.get(split)
-        if entry is not None and entry.get("checkpoint", BEST) == checkpoint.name:
-            facts[split] = str(Proportion(round(entry["acc_top1"] * entry["n"]), entry["n"]))
+    scores, step = results.read(run.path / "metrics.json"), read_step(checkpoint)
+    kept = ("n", "acc_top1", "acc_top1_interval", "f1_macro", "f1_macro_interval")
+    facts["metrics"] = {
+        split: {name: scores[split][name] for name in kept}
+        for split in SCORED_SPLITS
+        if split in scores and scores[split].get("step") == step  # of other weights, it says nothing about these
+    }
     return facts

@@ -12,12 +12,11 @@ from clf.classifier import Classifier
 from clf.data.samples import Sample
 from clf.errors import UserError
 from clf.evaluation import Evaluation
-from clf.predictions import Prediction, PredictionWriter, Ranked, check_suffix, rank
+from clf.predictions import NOT_FINITE, Prediction, PredictionWriter, Ranked, check_suffix, rank
 from clf.statistics import Proportion
 
 log = logging.getLogger("clf")
 
-_NOT_FINITE = "the network's output is not finite"
 _ROWS_AT_ONCE = 4096
 
 
@@ -137,4 +136,4 @@ class Predictions(Callback):
 
 
 def _error(labels: Ranked) -> str:
-    return "" if labels else _NOT_FINITE
+    return "" if labels else NOT_FINITE

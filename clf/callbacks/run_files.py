@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clf import results, runs
 from clf.environment import environment
+from clf.exported import labels_mapping
 from clf.files import replace_text
 from clf.runs import Run
 
@@ -45,27 +46,11 @@ class RunFiles(Callback):
         added = {key: value for key, value in results.read(path).items() if key not in facts}
         keep_and_write(path, _json({**facts, **added}))
         classifier = cast(Any, pl_module)
-        mapping = labels_mapping(classifier.classes, classifier.preprocessing.to_dict())
+        mapping = labels_mapping(classifier.classes, classifier.preprocessing)
         replace_text(self.run.path / "labels_mapping.json", _json(mapping))
         runs.publish(self.run)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.config))
-
-
-def labels_mapping(classes: list[str], preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """Say what the logits mean and what the network must be fed with.
-
-    Args:
-        classes: Class names by index.
-        preprocessing: The blocks ``normalization`` and ``input``.
-    """
-    return {
-        "num_classes": len(classes),
-        "class_to_idx": {name: index for index, name in enumerate(classes)},
-        "idx_to_class": {str(index): name for index, name in enumerate(classes)},
-        **preprocessing,
-        "model_sha256": None,
-    }
 
 
 def keep_and_write(path: Path, text: str) -> None:

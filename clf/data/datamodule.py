@@ -9,6 +9,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
+from clf.cores import usable_cores
 from clf.data.catalogue import Catalogue
 from clf.data.exclusion import Exclusion
 from clf.data.inputs import find_inputs
@@ -29,7 +30,6 @@ from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoc
 from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import RowKeys
 from clf.data.train_only import TrainOnly, Value
-from clf.environment import usable_cores
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, UnreadableImage
 from clf.recipes import Recipe
