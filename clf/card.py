@@ -26,7 +26,7 @@ def model_card(exported: Exported, *, proof: Mapping[str, Any], cost: object | N
     facts = dict.fromkeys(("run", "clf", "network", "data")) | dict(exported.facts or {})
     scores = {
         SCORED_SPLITS[split]: Proportion(round(entry["acc_top1"] * entry["n"]), entry["n"])
-        for split, entry in facts.get("metrics", {}).items()
+        for split, entry in (facts.get("metrics") or {}).items()
     }
     return environment.get_template("card.md").render(
         facts=facts,
