@@ -46,6 +46,7 @@ def test_processes_share_the_cores_unless_they_are_told_otherwise() -> None:
         ({"queue": "4"}, {}, "max_files=32 is more than queue=4"),
         ({}, {"CLF_API_KEY": "schlüssel"}, "api_key has characters that no header can carry"),
         ({"uploads_dir": __file__}, {}, "is a file; name a folder"),
+        ({"uploads_dir": "kept", "processed_dir": "x/../kept"}, {}, "'x/../kept' are one folder; name two"),
         ({}, {"CLF_MAXBYTES": "1"}, "CLF_MAXBYTES is no setting of the service; did you mean 'CLF_MAX_BYTES'?"),
     ],
 )

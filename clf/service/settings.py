@@ -47,13 +47,16 @@ class Settings:
     batch_wait: float = _setting(0.002, "seconds that a batch waits for images still being decoded", least=0.0)
     uploads_dir: str = _setting("", "folder to keep uploaded images in; empty: they are not kept")
     processed_dir: str = _setting("", "folder to keep results in; empty: they are not kept")
-    keep: int = _setting(10_000, "most files in each of those folders; the oldest go first", least=1)
+    keep: int = _setting(10_000, "most files kept in each of those folders; the oldest go first", least=1)
 
     def __post_init__(self) -> None:
         for each in fields(self):
             _check(each.name, getattr(self, each.name), each.metadata)
         if self.max_files > self.queue:
             raise UserError(f"max_files={self.max_files} is more than queue={self.queue}; lower one or raise the other")
+        kept = self.uploads_dir, self.processed_dir
+        if all(kept) and Path(kept[0]).resolve() == Path(kept[1]).resolve():
+            raise UserError(f"uploads_dir={kept[0]!r} and processed_dir={kept[1]!r} are one folder; name two")
 
     @classmethod
     def read(cls, flags: Mapping[str, str], environment: Mapping[str, str]) -> Self:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,15 @@ from clf.preprocess import FORMATS
 
 log = logging.getLogger("clf")
 
+_OURS = re.compile(r"[0-9a-f]{64}\.\w+", re.ASCII)
+
 
 class Shelf:
-    """A folder that keeps the newest files, each under a name made of its content.
+    """A folder that keeps the newest files, each under the hash of an image; other files in it are left alone.
 
     Args:
         folder: Where; made when the first file comes.
-        keep: How many files stay; the oldest go first.
+        keep: How many of its files stay; the oldest go first.
     """
 
     def __init__(self, folder: Path, *, keep: int) -> None:
@@ -30,7 +33,8 @@ class Shelf:
         self._keep = keep
         self._lock = threading.Lock()
         self._failed = False
-        there = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+        found = folder.iterdir() if folder.is_dir() else ()
+        there = [path for path in found if _OURS.fullmatch(path.name) and path.is_file()]
         # A dictionary keeps the order in which names came: a queue that knows what is in it.
         self._names = dict.fromkeys(path.name for path in sorted(there, key=lambda path: path.stat().st_mtime_ns))
 
