@@ -1,3 +1,4 @@
+import hashlib
 import json
 import socket
 import subprocess
@@ -338,6 +339,9 @@ def test_uploads_and_results_are_kept_under_their_hash_up_to_a_number(model: Pat
     ):
         until_ready(client)
         first = client.post("/predict", files={"file": ("../../evil.sh", picture(seed=1, suffix="JPEG"))}).json()
+        digests = [hashlib.sha256(picture(seed=seed, suffix=suffix)).hexdigest() for seed, suffix in KEPT]
+        until_names(folders["uploads_dir"], {f"{digests[0]}.jpg"})
+        until_names(folders["processed_dir"], {f"{digests[0]}.json"})
         [kept], [result] = [[*folder.iterdir()] for folder in folders.values()]
         assert kept.read_bytes() == picture(seed=1, suffix="JPEG")
         assert (kept.suffix, len(kept.stem), result.name) == (".jpg", 64, f"{kept.stem}.json")
@@ -345,5 +349,18 @@ def test_uploads_and_results_are_kept_under_their_hash_up_to_a_number(model: Pat
         client.post("/predict", content=b"hello")
         for seed in (2, 3, 3):
             client.post("/predict", content=picture(seed=seed))
-        assert [len([*folder.iterdir()]) for folder in folders.values()] == [2, 2]
-        assert not kept.exists(), "the oldest goes first"
+        until_names(folders["uploads_dir"], {f"{digest}.png" for digest in digests[1:]})
+        until_names(folders["processed_dir"], {f"{digest}.json" for digest in digests[1:]})
+
+
+KEPT = ((1, "JPEG"), (2, "PNG"), (3, "PNG"))
+
+
+def until_names(folder: Path, names: set[str]) -> None:
+    """Wait until these files are in a folder, and no others: they are written after the answer."""
+    for _ in range(600):
+        found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if found == names:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{folder} has {found}")

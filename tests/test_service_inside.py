@@ -13,6 +13,7 @@ import pytest
 from serving import make_export, picture
 from starlette.types import Message
 
+from clf.files import replace_file
 from clf.predictor import Predictor
 from clf.service.app import create
 from clf.service.settings import Settings
@@ -25,8 +26,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def play(settings: Settings, scene: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
-    """Run a scene inside the lifespan of a service."""
+def play(
+    settings: Settings,
+    scene: Callable[[httpx.AsyncClient], Awaitable[None]],
+    *,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a scene inside the lifespan of a service, and something right after it."""
 
     async def run() -> None:
         app = create(settings)
@@ -41,6 +47,7 @@ def play(settings: Settings, scene: Callable[[httpx.AsyncClient], Awaitable[None
             await scene(client)
         told.put_nowait({"type": "lifespan.shutdown"})
         assert (await said.get())["type"] == "lifespan.shutdown.complete"
+        after()
         await life
 
     asyncio.run(run())
@@ -139,3 +146,46 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_answers_go_on(
     with caplog.at_level(logging.ERROR, logger="clf"):
         play(Settings(model=model, uploads_dir=str(tmp_path / "kept")), scene)
     assert caplog.text.count("nothing is kept in") == 1
+
+
+def test_an_answer_does_not_wait_for_the_disk_but_its_room_and_the_end_of_the_service_do(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, happened = threading.Event(), list[str]()
+
+    def slow(path: Path, write: Callable[[Any], object]) -> None:
+        assert gate.wait(60)
+        replace_file(path, write)
+        happened.append("kept")
+
+    async def scene(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/predict", content=picture())).status_code == 200
+        happened.append("answered")
+        assert (await client.post("/predict", content=picture())).status_code == 503, "the image is still in memory"
+        asyncio.get_running_loop().call_later(0.3, gate.set)
+
+    monkeypatch.setattr("clf.service.storage.replace_file", slow)
+    settings = Settings(model=model, queue=1, max_files=1, timeout=20, processed_dir=str(tmp_path))
+    try:
+        play(settings, scene, after=lambda: happened.append("closed"))
+    finally:
+        gate.set()
+    assert happened == ["answered", "kept", "closed"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+def test_what_cannot_be_kept_leaves_its_room(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError("no space left")
+
+    async def scene(client: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            for _ in range(100):
+                answer = await client.post("/predict", content=picture())
+                if answer.status_code != 503:
+                    break
+                await asyncio.sleep(0.05)
+            assert answer.status_code == 200
+
+    monkeypatch.setattr("clf.service.storage.replace_file", failing)
+    play(Settings(model=model, queue=1, max_files=1, uploads_dir=str(tmp_path)), scene)

@@ -1,7 +1,11 @@
+import hashlib
+import json
 import os
 from pathlib import Path
 
-from clf.service.storage import Shelf
+from serving import picture
+
+from clf.service.storage import Shelf, Storage
 
 
 def test_files_of_others_are_neither_counted_nor_deleted(tmp_path: Path) -> None:
@@ -11,6 +15,27 @@ def test_files_of_others_are_neither_counted_nor_deleted(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(b"old")
         os.utime(tmp_path / name, (age, age))
     shelf = Shelf(tmp_path, keep=2)
-    shelf.put(f"{9:064x}.png", b"new")
+    shelf.put(f"{9:064x}.png", b"new", replace=False)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*others, ours[2], f"{9:064x}.png"}
+
+
+def test_the_result_that_is_kept_is_the_last_one(tmp_path: Path) -> None:
+    up, done, image = tmp_path / "up", tmp_path / "done", picture()
+    for model in ("old", "new"):
+        Storage(str(up), str(done), keep=9).keep(image, {"label": "cat", "model": model})
+    storage = Storage(str(up), str(done), keep=9)
+    storage.keep(image, {"label": "dog", "model": "new"})
+    storage.keep(image, {"label": "dog", "model": "newer"})
+    [upload], [result] = up.iterdir(), done.iterdir()
+    digest = hashlib.sha256(image).hexdigest()
+    assert (upload.name, upload.read_bytes()) == (f"{digest}.png", image)
+    assert json.loads(result.read_text()) == {"sha256": digest, "label": "dog", "model": "newer"}
+
+
+def test_an_image_that_comes_again_is_among_the_newest(tmp_path: Path) -> None:
+    storage, images = Storage(str(tmp_path), "", keep=2), [picture(seed=seed) for seed in range(3)]
+    for number in (0, 1, 0, 2):
+        storage.keep(images[number], {})
+    digests = {hashlib.sha256(images[number]).hexdigest() for number in (0, 2)}
+    assert {path.stem for path in tmp_path.iterdir()} == digests

@@ -83,6 +83,7 @@ class Service:
             size=settings.batch_size, wait=settings.batch_wait, decoders=max(2, settings.network_threads)
         )
         self._tasks: set[asyncio.Task[Ranked]] = set()
+        self._keeping: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin; the model is loaded on the way."""
@@ -90,7 +91,9 @@ class Service:
         self.batcher.start()
 
     async def close(self) -> None:
-        """Stop, once nothing is at work."""
+        """Stop, once nothing is at work and all is kept."""
+        while self._keeping:
+            await asyncio.wait(self._keeping)
         await self.batcher.close()
 
     def deadline(self) -> float:
@@ -98,7 +101,7 @@ class Service:
         return asyncio.get_running_loop().time() + self.settings.timeout
 
     def classify(self, predictor: Predictor, image: bytes, *, top_k: int, deadline: float) -> asyncio.Task[Ranked]:
-        """Begin to classify an image; the room that it has taken is free when the work is done, not before.
+        """Begin to classify an image; the room that it has taken is free once it is classified and kept, not before.
 
         Args:
             predictor: The model.
@@ -112,21 +115,32 @@ class Service:
             [ranked] = rank(scores[None], predictor.classes, top_k=top_k)
             if not ranked:
                 raise UnreadableImage("the network's output for this image is not finite")
-            if self.storage.keeps:
-                result = answers.answer(ranked, model=identify(predictor)).model_dump()
-                await asyncio.to_thread(self.storage.keep, image, result)
             return ranked
 
         def done(task: asyncio.Task[Ranked]) -> None:
             self._tasks.discard(task)
-            self.rooms.free(1)
-            if not task.cancelled():
-                task.exception()  # it may be that nobody waits for it any more
+            # That nobody waits for it any more is no reason to complain of its exception.
+            if not self.storage.keeps or task.cancelled() or task.exception() is not None:
+                self.rooms.free(1)
+            else:
+                self._keep(image, answers.answer(task.result(), model=identify(predictor)))
 
         task = asyncio.get_running_loop().create_task(work())
         self._tasks.add(task)
         task.add_done_callback(done)
         return task
+
+    def _keep(self, image: bytes, answer: Answer) -> None:
+        """Keep an image and its answer, which does not wait for the disk; its room is free afterwards."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._keeping.discard(task)
+            self.rooms.free(1)
+
+        work = asyncio.to_thread(self.storage.keep, image, answer.model_dump())
+        task = asyncio.get_running_loop().create_task(work)
+        self._keeping.add(task)
+        task.add_done_callback(done)
 
 
 def _endpoints(service: Service) -> APIRouter:

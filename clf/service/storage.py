@@ -38,16 +38,17 @@ class Shelf:
         # A dictionary keeps the order in which names came: a queue that knows what is in it.
         self._names = dict.fromkeys(path.name for path in sorted(there, key=lambda path: path.stat().st_mtime_ns))
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes, *, replace: bool) -> None:
         """Keep a file; where that fails, say it once: an answer does not depend on it.
 
         Args:
             name: Its name, without a folder.
             content: What is in it.
+            replace: Whether a file of that name may hold something else.
         """
         with self._lock:
             try:
-                if name not in self._names:
+                if replace or not (self._folder / name).exists():
                     replace_file(self._folder / name, lambda file: file.write(content))
                 self._names[name] = self._names.pop(name, None)
                 while len(self._names) > self._keep:
@@ -79,7 +80,7 @@ class Storage:
         return self._uploads is not None or self._processed is not None
 
     def keep(self, image: bytes, result: Mapping[str, Any]) -> None:
-        """Keep an image that was predicted, and what was predicted.
+        """Keep an image that was predicted, and what was predicted last.
 
         Args:
             image: The bytes of its file.
@@ -87,10 +88,10 @@ class Storage:
         """
         digest = hashlib.sha256(image).hexdigest()
         if self._uploads is not None:
-            self._uploads.put(f"{digest}.{_suffix(image)}", image)
+            self._uploads.put(f"{digest}.{_suffix(image)}", image, replace=False)
         if self._processed is not None:
             text = json.dumps({"sha256": digest, **result}, indent=2, ensure_ascii=False) + "\n"
-            self._processed.put(f"{digest}.json", text.encode())
+            self._processed.put(f"{digest}.json", text.encode(), replace=True)  # of another model, or as many labels
 
 
 def _suffix(image: bytes) -> str:
