@@ -2,7 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -18,8 +20,8 @@ def main(words: Sequence[str]) -> int:
     Args:
         words: What follows the verb.
     Returns:
-        Exit code: 0, or 130 after Ctrl-C. SIGTERM ends a single process by that signal (143 in a shell) once it has
-        drained, and a group of them (``--workers``) with 0.
+        Exit code: 130 after Ctrl-C. SIGTERM ends a single process by that signal (143 in a shell) once it has drained.
+        A group of them (``--workers``) ends with 0 after either.
     Raises:
         UserError: For a setting that is wrong, or when the extra ``serve`` is not installed.
     """
@@ -34,7 +36,7 @@ def main(words: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         raise UserError(f"clf serve needs {error.name}; install it with: pip install 'clf[serve]'") from error
     os.environ.update(settings.to_environment())  # how worker processes learn of them
-    try:
+    with _noticing_ctrl_c() as was_interrupted:
         uvicorn.run(
             "clf.service.app:from_environment",
             factory=True,
@@ -47,9 +49,24 @@ def main(words: Sequence[str]) -> int:
             ws="none",
             timeout_graceful_shutdown=round(settings.timeout) + _DRAIN,
         )
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return 130 if was_interrupted() else 0
+
+
+@contextmanager
+def _noticing_ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Give a question: uvicorn drains, raises the signal again for whom it was before, and hides the exception."""
+    interrupted = False
+
+    def interrupt(*_: object) -> NoReturn:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _logging(level: str) -> dict[str, Any]:

@@ -90,6 +90,11 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
+    def interrupt(self) -> int:
+        """Send SIGINT to all its processes, as a terminal does after Ctrl-C; give the exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(60)
+
 
 @contextmanager
 def serving(
@@ -109,7 +114,7 @@ def serving(
     with (
         (folder / "stdout").open("wb") as out,
         (folder / "stderr").open("wb") as err,
-        subprocess.Popen(command, stdout=out, stderr=err, env=environment) as process,
+        subprocess.Popen(command, stdout=out, stderr=err, env=environment, start_new_session=True) as process,
     ):
         try:
             yield Server(_address(folder / "stderr", process), process, folder)

@@ -320,6 +320,23 @@ def test_sigterm_lets_requests_under_way_finish(model: Path, tmp_path: Path) -> 
         assert "Traceback" not in running.log
 
 
+@pytest.mark.parametrize(("workers", "code"), [(1, 130), (2, 0)])
+def test_ctrl_c_lets_a_request_under_way_finish(model: Path, tmp_path: Path, workers: int, code: int) -> None:
+    body = picture()
+    with serving(tmp_path, "--model", str(model), "--workers", str(workers)) as running:
+        with httpx.Client(base_url=running.url, timeout=60, transport=httpx.HTTPTransport(retries=5)) as client:
+            until_ready(client)
+        slow = begin(running, body, send=100)
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(running.interrupt)
+            while "Shutting down" not in running.log:
+                assert not ended.done(), running.log
+                time.sleep(0.05)
+            assert finish(slow, body[100:]).startswith("HTTP/1.1 200")
+            assert ended.result() == code
+        assert "Traceback" not in running.log
+
+
 def test_several_processes_answer_and_stop_together(model: Path, tmp_path: Path) -> None:
     with serving(tmp_path, "--model", str(model), "--workers", "2") as running:
         with httpx.Client(base_url=running.url, timeout=60, transport=httpx.HTTPTransport(retries=5)) as client:
