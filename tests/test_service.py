@@ -93,8 +93,8 @@ def test_a_batch_says_for_each_file_what_it_is_or_what_is_wrong(client: httpx.Cl
 
 def test_the_model_says_what_it_is(client: httpx.Client) -> None:
     assert client.get("/health").json() == {"status": "healthy"}
-    assert client.get("/ready").json() == {"status": "ready"}
     info = client.get("/info").json()
+    assert client.get("/ready").json() == {"status": "ready"}
     assert info["classes"] == CLASSES
     assert info["input"]["size"] == [64, 64]
     assert info["facts"]["metrics"] == {"acc_top1": 0.5, "ece": None}, "JSON has no NaN"
@@ -205,7 +205,7 @@ def test_without_a_model_it_is_healthy_and_not_ready_until_one_appears(model: Pa
     place = tmp_path / "later"
     with serving(tmp_path / "server", model=str(place)) as running, httpx.Client(base_url=running.url) as client:
         assert client.get("/health").status_code == 200
-        for answer in (client.get("/ready"), client.get("/info"), client.post("/predict", content=picture())):
+        for answer in (client.get("/info"), client.get("/ready"), client.post("/predict", content=picture())):
             assert answer.status_code == 503
             assert "does not exist" in answer.json()["detail"]
             assert answer.headers["retry-after"]
@@ -230,6 +230,7 @@ def test_a_model_whose_labels_were_swapped_is_never_ready(model: Path, tmp_path:
     with (folder / "model.onnx").open("ab") as file:
         file.write(b"\0")
     with serving(tmp_path / "server", "--model", str(folder)) as running:
+        assert httpx.get(f"{running.url}/info").status_code == 503, "it waits for the attempt"
         answer = httpx.get(f"{running.url}/ready")
         assert answer.status_code == 503
         assert "export again" in answer.json()["detail"] or "do not belong together" in answer.json()["detail"]

@@ -43,7 +43,7 @@ def play(
         assert (await said.get())["type"] == "lifespan.startup.complete"
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            assert (await client.get("/ready")).status_code == 200
+            assert (await client.get("/info")).status_code == 200
             await scene(client)
         told.put_nowait({"type": "lifespan.shutdown"})
         assert (await said.get())["type"] == "lifespan.shutdown.complete"
@@ -189,3 +189,28 @@ def test_what_cannot_be_kept_leaves_its_room(model: str, tmp_path: Path, monkeyp
 
     monkeypatch.setattr("clf.service.storage.replace_file", failing)
     play(Settings(model=model, queue=1, max_files=1, uploads_dir=str(tmp_path)), scene)
+
+
+def test_readiness_does_not_wait_for_a_model_that_is_being_loaded(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def slow(settings: Settings) -> Predictor:
+        assert gate.wait(60)
+        return Predictor(settings.model)
+
+    async def run() -> None:
+        transport = httpx.ASGITransport(create(Settings(model=model, timeout=600)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client, asyncio.timeout(30):
+            for _ in range(2):
+                answer = await client.get("/ready")
+                assert (answer.status_code, answer.json()) == (503, {"detail": "the model is being loaded"})
+                assert answer.headers["retry-after"]
+            gate.set()
+            assert (await client.get("/info")).status_code == 200, "it waits for the model"
+            assert (await client.get("/ready")).status_code == 200
+
+    monkeypatch.setattr("clf.service.model._open", slow)
+    try:
+        asyncio.run(run())
+    finally:
+        gate.set()

@@ -18,6 +18,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("service")
     make_export(folder / "export")
     with serving(folder / "server", "--model", str(folder / "export"), max_bytes=100_000) as running:
+        assert httpx.get(f"{running.url}/info", timeout=60).status_code == 200, "it waits for the model"
         yield running
 
 

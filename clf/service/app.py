@@ -152,7 +152,7 @@ def _endpoints(service: Service) -> APIRouter:
 
     @router.get("/ready", summary="Whether it can predict", responses=answers.failures(503))
     async def ready() -> Health:
-        await service.model.get()
+        service.model.get_now()
         return Health(status="ready")
 
     @router.get("/info", summary="What the model is and takes", responses=answers.failures(401, 503))

@@ -45,7 +45,7 @@ class Model:
             self._loading = loop.create_task(self._load())
 
     async def get(self) -> Predictor:
-        """Give the model; where it is not there, one attempt is made first.
+        """Give the model; where it is not there, one attempt is made and waited for first.
 
         Raises:
             NotReady: If it cannot be had; says why.
@@ -53,6 +53,15 @@ class Model:
         self.look()
         if self._predictor is None and self._loading is not None:
             await asyncio.wait({self._loading}, timeout=self._settings.timeout)
+        return self.get_now()
+
+    def get_now(self) -> Predictor:
+        """Give the model without waiting; where it is not there, an attempt is begun.
+
+        Raises:
+            NotReady: If it is not there yet; says why.
+        """
+        self.look()
         if self._predictor is None:
             raise NotReady(self._reason)
         return self._predictor
