@@ -13,6 +13,7 @@ import yaml
 from clf.service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs" / "serve.md"
 BIN = Path(sys.executable).parent
 
 
@@ -83,7 +84,35 @@ def test_every_setting_stands_in_the_file_with_its_default(profile: str) -> None
 
 
 def test_a_variable_of_the_shell_changes_a_setting() -> None:
-    assert service("cpu", CLF_QUEUE="128")["environment"]["CLF_QUEUE"] == "128"
+    found = service("cpu", **{f"CLF_{each.name.upper()}": "7" for each in fields(Settings)})["environment"]
+    fixed = {name for name, value in found.items() if value != "7"}
+    assert fixed == {"CLF_MODEL", "CLF_HOST", "CLF_PORT", "CLF_DEVICE"}
+    section = DOCS.read_text("utf-8").partition("## In a container")[2]
+    assert "each setting above but `CLF_MODEL`, `CLF_HOST`, `CLF_PORT` and `CLF_DEVICE`" in section
+
+
+def test_the_variables_of_the_file_alone_say_what_is_mounted_served_published_and_how_it_stops() -> None:
+    own = {"CLF_MODELS": "/srv/models", "CLF_MODEL_NAME": "other", "CLF_PUBLISH": "0.0.0.0:80", "CLF_STOP": "2m"}
+    found = service("cpu", **own)
+    assert (found["volumes"][0]["source"], found["environment"]["CLF_MODEL"]) == ("/srv/models", "/app/models/other")
+    assert [(port["host_ip"], port["published"], port["target"]) for port in found["ports"]] == [
+        ("0.0.0.0", "80", 8000)
+    ]
+    assert found["stop_grace_period"] == "2m0s"
+    [port] = service("cpu", CLF_PUBLISH="80")["ports"]
+    assert (port.get("host_ip"), port["published"]) == (None, "80")
+
+
+def test_the_file_takes_no_variable_that_is_not_described_and_none_of_others() -> None:
+    taken = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text("utf-8")))
+    assert taken == {name for name in taken if name.startswith("CLF_")}
+    assert taken <= set(re.findall(r"^\| `(CLF_\w+)` \|", DOCS.read_text("utf-8"), flags=re.MULTILINE))
+    Settings.read({}, dict.fromkeys(taken - {f"CLF_{each.name.upper()}" for each in fields(Settings)}, "x"))
+
+
+def test_a_container_that_is_stopped_is_given_more_time_than_a_request() -> None:
+    assert service("cpu")["stop_grace_period"] == "45s"
+    assert Settings().timeout + 15 == 45
 
 
 def test_only_the_profile_gpu_asks_for_gpus() -> None:

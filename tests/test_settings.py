@@ -58,6 +58,11 @@ def test_a_wrong_setting_is_refused_with_key_value_and_fix(
     assert complaint in str(raised.value)
 
 
+def test_the_variables_of_the_compose_file_and_the_command_are_no_mistakes() -> None:
+    names = ("CLF_MODELS", "CLF_MODEL_NAME", "CLF_PUBLISH", "CLF_STOP", "CLF_DEBUG", "CLF_SHARED_DATA")
+    assert Settings.read({}, dict.fromkeys(names, "x")) == Settings()
+
+
 def test_a_wrong_key_is_not_repeated() -> None:
     with pytest.raises(UserError) as raised:
         Settings(api_key="schlüssel")

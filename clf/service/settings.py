@@ -11,7 +11,8 @@ from clf.errors import UserError, did_you_mean
 PREFIX = "CLF_"
 """What the name of a variable starts with; the rest is the setting's name."""
 
-_ELSEWHERE = {"CLF_DEBUG", "CLF_SHARED_DATA", "CLF_UPLOADS", "CLF_PROCESSED"}
+# The command line's, the tests', and those of docker-compose.yml.
+_ELSEWHERE = {"CLF_DEBUG", "CLF_SHARED_DATA", "CLF_MODELS", "CLF_MODEL_NAME", "CLF_PUBLISH", "CLF_STOP"}
 _LEVELS = ("debug", "info", "warning", "error")
 
 
