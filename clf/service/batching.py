@@ -85,8 +85,6 @@ class Batcher:
         self._waiting: asyncio.Queue[_Item] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.batches = 0
-        self.images = 0
 
     def start(self) -> None:
         """Begin to take images."""
@@ -147,8 +145,6 @@ class Batcher:
                     if not item.scores.done():
                         item.scores.set_exception(error)
                 continue
-            self.batches += 1
-            self.images += len(batch)
             for item, row in zip(batch, rows, strict=True):
                 if not item.scores.done():
                     item.scores.set_result(row)
