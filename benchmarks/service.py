@@ -8,7 +8,7 @@ Three servers get the same requests in turn, from hey (Debian's package) on the 
   nothing and limits nothing.
 
 Then the first one is asked for 20,000 answers, and what memory it holds is read after each quarter; and it is asked by
-more clients at once than its queue has places.
+more clients at once than its queue has places. A rate counts only where every answer is 200: else this stops.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from clf.environment import device_name
+from clf.service.settings import Settings
 
 BOUNDARY = "clf-benchmark"
 SERVERS = {
@@ -44,13 +45,18 @@ class Load:
         rate: Answers a second.
         p50: Median latency in milliseconds.
         p99: 99th percentile of the latency in milliseconds.
-        statuses: How many answers by status.
+        statuses: How many answers by status; 0: requests without an answer.
     """
 
     rate: float
     p50: float
     p99: float
     statuses: dict[int, int]
+
+    def require_success(self, asked: str) -> None:
+        """Stop, unless every request was answered with 200."""
+        if self.statuses.keys() != {200}:
+            raise SystemExit(f"{asked}: not every answer was 200 (0: none came) but {self.statuses}")
 
 
 def plain(model: Path, port: int) -> None:
@@ -80,9 +86,9 @@ def plain(model: Path, port: int) -> None:
 
 
 @contextmanager
-def serving(kind: str, model: Path, port: int) -> Iterator[tuple[str, int]]:
+def serving(kind: str, model: Path, port: int, *flags: str) -> Iterator[tuple[str, int]]:
     """Run a server until the block ends: its address and its process."""
-    words = ["--port", str(port)] + (["--model", str(model)] if kind != "plain" else [str(model)])
+    words = ["--port", str(port), *flags] + (["--model", str(model)] if kind != "plain" else [str(model)])
     with subprocess.Popen([sys.executable, *SERVERS[kind], *words], stdout=subprocess.DEVNULL) as process:
         url = f"http://127.0.0.1:{port}"
         try:
@@ -114,6 +120,8 @@ def hey(url: str, body: Path, *words: str) -> Load:
     latency = {int(percent): 1000 * float(s) for percent, s in re.findall(r"(\d+)%+ in ([\d.]+) secs", said)}
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
     statuses = {int(status): int(count) for status, count in re.findall(r"\[(\d{3})\]\s+(\d+) responses", said)}
+    if lost := re.findall(r"\[(\d+)\]", said.partition("Error distribution:")[2]):
+        statuses[0] = sum(map(int, lost))
     return Load(float(rate[1]) if rate else 0.0, latency.get(50, 0.0), latency.get(99, 0.0), statuses)
 
 
@@ -123,9 +131,10 @@ def throughput(model: Path, body: Path, *, rounds: int, seconds: int, concurrenc
     for number in range(rounds):
         for place, kind in enumerate(SERVERS):
             with serving(kind, model, 18100 + 10 * number + place) as (url, _):
-                hey(url, body, "-n", "64", "-c", "8")  # warms up
+                hey(url, body, "-n", "64", "-c", "8").require_success(f"{kind} while it warms up")
                 for clients in concurrency:
                     load = hey(url, body, "-z", f"{seconds}s", "-c", str(clients))
+                    load.require_success(f"{kind}, {clients} clients")
                     found.setdefault((kind, clients), []).append(load)
     print("| clients | server | answers/s | p50 ms | p99 ms | of plain |\n| --- | --- | --- | --- | --- | --- |")
     for clients in concurrency:
@@ -144,7 +153,7 @@ def endurance(model: Path, body: Path, *, requests: int) -> None:
         held = []
         for _ in range(4):
             load = hey(url, body, "-n", str(requests // 4), "-c", "8")
-            assert load.statuses == {200: requests // 4}, load.statuses
+            load.require_success("batched, 8 clients")
             status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
             held.append(int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024)
     print(f"memory after each quarter of {requests} requests: {', '.join(f'{each} MiB' for each in held)}")
@@ -152,11 +161,12 @@ def endurance(model: Path, body: Path, *, requests: int) -> None:
 
 def saturation(model: Path, body: Path, *, clients: int) -> None:
     """Ask with more clients than there are places, and then once more."""
-    with serving("batched", model, 18191) as (url, _):
+    places = Settings().queue
+    with serving("batched", model, 18191, "--queue", str(places)) as (url, _):
         load = hey(url, body, "-z", "10s", "-c", str(clients))
         after = hey(url, body, "-n", "8", "-c", "1")
         answered = f"statuses {load.statuses}, {load.rate:.0f} answers/s; then {after.statuses}"
-        print(f"{clients} clients for 64 places: {answered}")
+        print(f"{clients} clients for {places} places: {answered}")
 
 
 def main() -> None:
@@ -175,6 +185,8 @@ def main() -> None:
     if flags.plain:
         plain(flags.model, flags.port)
         return
+    if flags.image is None:
+        parser.error("name an image that is sent")
     with TemporaryDirectory() as folder:
         body = Path(folder, "body")
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="image"\r\n\r\n'
