@@ -104,7 +104,8 @@ def test_the_model_says_what_it_is(client: httpx.Client) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "text": ({"content": b"hello"}, 415, "none of BMP"),
-    "nothing": ({"content": b""}, 415, "empty"),
+    "nothing": ({"content": b""}, 415, "the image is empty"),
+    "an empty file": ({"files": {"file": b""}}, 415, "the image is empty"),
     "svg": ({"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 415, "none of BMP"),
     "truncated": ({"content": picture()[:900]}, 422, "cannot be read"),
     "bomb": ({"content": picture(size=(1100, 1000), mode="1")}, 422, "more than 1000000"),
@@ -137,6 +138,7 @@ def test_what_is_no_image_is_refused_in_one_sentence(client: httpx.Client, case:
     answer = client.post("/predict", **body)
     assert (answer.status_code, [*answer.json()]) == (status, ["detail"])
     assert reason in answer.json()["detail"]
+    assert "remove it" not in answer.json()["detail"], "that is advice for a file of one's own"
 
 
 def test_parameters_and_paths_that_are_wrong_are_named(client: httpx.Client) -> None:

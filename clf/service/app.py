@@ -111,6 +111,8 @@ class Service:
         """
 
         async def work() -> Ranked:
+            if not image:
+                raise _Empty("the image is empty")
             scores = await self.batcher.submit(image, predictor.prepare, predictor.scores, deadline=deadline)
             [ranked] = rank(scores[None], predictor.classes, top_k=top_k)
             if not ranked:
@@ -223,10 +225,13 @@ def _outcome(name: str, task: asyncio.Task[Ranked], *, model: str) -> Outcome:
 _LATE = "no answer in time; send it again later, or a smaller image"
 
 
+class _Empty(UnreadableImage):
+    """An image of no bytes."""
+
+
 def _unreadable(error: UnreadableImage) -> tuple[int, str]:
     """Tell what is no image at all from images that cannot be used."""
-    cause = error.__cause__
-    is_none = isinstance(cause, UnidentifiedImageError) or str(cause) == "it is empty"
+    is_none = isinstance(error, _Empty) or isinstance(error.__cause__, UnidentifiedImageError)
     return (415 if is_none else 422), str(error).removesuffix("; repair or remove it")
 
 
