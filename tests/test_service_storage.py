@@ -1,8 +1,11 @@
 import hashlib
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from serving import picture
 
 from clf.service.storage import Shelf, Storage
@@ -39,3 +42,17 @@ def test_an_image_that_comes_again_is_among_the_newest(tmp_path: Path) -> None:
         storage.keep(images[number], {})
     digests = {hashlib.sha256(images[number]).hexdigest() for number in (0, 2)}
     assert {path.stem for path in tmp_path.iterdir()} == digests
+
+
+def test_processes_that_keep_the_same_image_at_once_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image, both_are_writing = picture(), threading.Barrier(2, timeout=30)
+    results = [{"label": "cat"}, {"label": "a label that is longer"}]
+    monkeypatch.setattr("clf.files.os.fsync", lambda _: both_are_writing.wait())
+    storages = [Storage("", str(tmp_path), keep=9) for _ in results]  # as in two processes: they share no lock
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda storage, result: storage.keep(image, result), storages, results))
+    [kept] = tmp_path.iterdir()
+    assert json.loads(kept.read_text())["label"] in {result["label"] for result in results}
+    assert not caplog.text

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import secrets
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ class Shelf:
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._folder = folder
         self._keep = keep
+        self._token = secrets.token_hex(4)  # Other processes may be writing the same name.
         self._lock = threading.Lock()
         self._failed = False
         found = folder.iterdir() if folder.is_dir() else ()
@@ -49,7 +51,9 @@ class Shelf:
         with self._lock:
             try:
                 if replace or not (self._folder / name).exists():
-                    replace_file(self._folder / name, lambda file: file.write(content))
+                    mine = self._folder / f".{name}.{self._token}"
+                    replace_file(mine, lambda file: file.write(content))
+                    mine.replace(self._folder / name)
                 self._names[name] = self._names.pop(name, None)
                 while len(self._names) > self._keep:
                     oldest = next(iter(self._names))
