@@ -42,7 +42,7 @@ def make_export(folder: Path) -> torch.nn.Module:
     image.parent.mkdir(parents=True, exist_ok=True)
     image.write_bytes(picture())
     samples = [Sample(str(image), "cat")]
-    facts = {"run": "tiny/001", "metrics": {"acc_top1": 0.5, "ece": float("nan")}}
+    facts = {"run": "tiny/001", "metrics": {"val": {"n": 20, "acc_top1": 0.5, "f1_macro": float("nan")}}}
     preprocessing = Preprocessing(size=(64, 64))
     export(Request(network, CLASSES, preprocessing, 1.5, samples, facts=facts), folder)
     made: torch.nn.Module = network

@@ -97,7 +97,7 @@ def test_the_model_says_what_it_is(client: httpx.Client) -> None:
     assert client.get("/ready").json() == {"status": "ready"}
     assert info["classes"] == CLASSES
     assert info["input"]["size"] == [64, 64]
-    assert info["facts"]["metrics"] == {"acc_top1": 0.5, "ece": None}, "JSON has no NaN"
+    assert info["facts"]["metrics"] == {"val": {"n": 20, "acc_top1": 0.5, "f1_macro": None}}, "JSON has no NaN"
     assert info["limits"]["max_bytes"] == 400_000
     assert {"clf", "onnxruntime"} <= info["versions"].keys()
 

@@ -1,11 +1,11 @@
 """What the service can be told: one table of settings, each a flag and a variable of the environment."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from clf.cores import usable_cores
 from clf.errors import UserError, did_you_mean
 
 PREFIX = "CLF_"
@@ -86,8 +86,7 @@ class Settings:
     @property
     def network_threads(self) -> int:
         """Threads of the network in each process: what is set, or this process's share of the cores."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.threads or max(1, cores // self.workers)
+        return self.threads or max(1, usable_cores() // self.workers)
 
 
 def _parse(key: str, text: str, kind: type) -> Any:

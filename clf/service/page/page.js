@@ -181,10 +181,10 @@ function describe(model) {
     ["Runs on", model.device === "cuda" ? "GPU" : "CPU"],
     ["Precision", model.facts.precision || "fp32"],
     ["File", model.sha256.slice(0, 12)],
-    ...Object.entries(model.facts.metrics || {})
-      .filter(([, value]) => typeof value === "number")
-      .slice(0, 3)
-      .map(([name, value]) => [name, value.toFixed(3)]),
+    ...Object.entries(model.facts.metrics || {}).map(([split, score]) => [
+      split === "val" ? "Right in validation" : "Right in the test",
+      `${(100 * score.acc_top1).toFixed(1)} % of ${score.n} images`,
+    ]),
   ];
   find("facts").replaceChildren(
     ...facts.map(([name, value]) => {
