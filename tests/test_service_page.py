@@ -129,7 +129,7 @@ def test_the_model_is_described_and_class_names_stay_text(chromium: Browser, ser
     until(chromium, "!document.querySelector('#model').hidden")
     assert text(chromium, "#classes li") == CLASSES
     assert "tiny/001" in text(chromium, "#facts dd")
-    assert "50.0 % of 20 images" in text(chromium, "#facts")
+    assert "50.0 % of 20 images" in text(chromium, "#facts dd")
 
 
 def test_the_key_is_asked_for_and_used(chromium: Browser, model: Path, tmp_path: Path, files: dict[str, Path]) -> None:
