@@ -85,6 +85,14 @@ class Server:
     def access(self) -> list[str]:
         return (self.folder / "stdout").read_text().splitlines()
 
+    def logged(self, text: str, *, after: int = 0) -> str:
+        """Wait for a line of the access log that holds a text: it is written once the connection is done with."""
+        while self.process.poll() is None:
+            if found := [line for line in self.access[after:] if text in line]:
+                return found[0]
+            time.sleep(0.02)
+        raise AssertionError(f"the server ended without logging {text!r}")
+
     def stop(self) -> int:
         """Send SIGTERM; give the exit code."""
         self.process.send_signal(signal.SIGTERM)
