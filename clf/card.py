@@ -23,7 +23,7 @@ def model_card(exported: Exported, *, proof: Mapping[str, Any], cost: object | N
 
     environment = Environment(loader=PackageLoader("clf"), undefined=StrictUndefined, autoescape=False)
     blocks = exported.preprocessing.to_dict()
-    facts = dict.fromkeys(("run", "clf", "network", "data")) | dict(exported.facts or {})
+    facts = dict.fromkeys(("run", "clf", "network", "data")) | dict(exported.facts)
     scores = {
         SCORED_SPLITS[split]: Proportion(round(entry["acc_top1"] * entry["n"]), entry["n"])
         for split, entry in (facts.get("metrics") or {}).items()

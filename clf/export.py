@@ -1,7 +1,5 @@
 """A checkpoint becomes an export: an ONNX file with its labels and a card, put in place only once it is proven."""
 
-import copy
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +11,7 @@ from torch import nn
 from clf.card import model_card
 from clf.data.samples import Sample
 from clf.errors import UserError
-from clf.exported import CARD, MODEL, SIDECAR, Embed, Exported, sha256
+from clf.exported import CARD, MODEL, SIDECAR, Embed, Exported, sidecar_text
 from clf.files import replace_text, replacement
 from clf.graph import OPSET, Graph, save, write_onnx
 from clf.predictor import Predictor
@@ -32,16 +30,16 @@ class NotProven(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What to export, and how.
 
     Args:
-        network: Maps normalised images (N, 3, H, W) to logits (N, C); it is left as it is.
+        network: Maps normalised images (N, 3, H, W) to logits (N, C); 32 bits, on the CPU, in evaluation mode.
         classes: Class names by index.
         preprocessing: The network's.
         temperature: The run's.
-        samples: Labelled images to prove on, validation's.
-        calibration: Images that decide the ranges of 8-bit integers, training's.
+        samples: Labelled images to prove on, validation's; 1 or more.
+        calibration: Images that decide the ranges of 8-bit integers, training's; only those need some.
         embed: What lies in the graph.
         precision: Of the weights and activations in the file.
         images: How many images to prove on, at most.
@@ -63,7 +61,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Result:
+class ExportResult:
     """What was exported.
 
     Args:
@@ -77,7 +75,7 @@ class Result:
     cost: Cost | None
 
 
-def export(request: Request, folder: Path) -> Result:
+def export(request: ExportRequest, folder: Path) -> ExportResult:
     """Write ``model.onnx``, ``labels_mapping.json`` and ``README.md``, once it is shown that they are right.
 
     An earlier export in the folder is replaced as a whole, and only by one that is proven. A folder that holds anything
@@ -87,30 +85,36 @@ def export(request: Request, folder: Path) -> Result:
         request: What to export.
         folder: Where to.
     Raises:
-        UserError: If the folder holds other things, or there are no images to prove or calibrate on.
+        UserError: If the folder holds other things, or ONNX cannot express the network.
         NotProven: If the model does not do what the network does, or a smaller precision costs too much.
     """
-    _require_room(folder)
-    if not request.samples:
-        raise UserError("export needs validation images to prove the model on; give --data.root with some")
-    if request.precision == "int8" and not request.calibration:
-        raise UserError("precision=int8 needs training images to calibrate on; give --data.root with some")
-    network = copy.deepcopy(request.network).cpu().float().eval().requires_grad_(False)
+    require_room(folder)
+    assert request.samples, "there is no proof without images"
+    assert request.calibration or request.precision != "int8", "8-bit integers need images to be calibrated on"
     with replacement(folder) as made:
-        full = _write(network, request, made)
+        predictor = _write(request, made)
         paths = [sample.path for sample in _spread(request.samples, request.images)]
         spec, temperature = request.preprocessing, request.temperature
-        proof = prove(network, full, paths, preprocessing=spec, temperature=temperature)
+        proof = prove(request.network, predictor, paths, preprocessing=spec, temperature=temperature)
         log.info("proof: %s", proof)
         if not proof.holds:
             raise NotProven(f"the exported model does not do what the network does: {proof}; nothing was written")
-        cost = None if request.precision == "fp32" else _shrink(full, request)
-        exported = _finish(made, request, proof=proof, cost=cost)
-    return Result(replace(exported, path=folder / MODEL), proof, cost)
+        cost = None
+        if request.precision != "fp32":
+            predictor, cost = _shrink(predictor, request)
+        card = model_card(predictor.exported, proof=proof.to_dict(), cost=cost, size=(made / MODEL).stat().st_size)
+        replace_text(made / CARD, card)
+    return ExportResult(replace(predictor.exported, path=folder / MODEL), proof, cost)
 
 
-def _require_room(folder: Path) -> None:
-    """Refuse to replace what is no export."""
+def require_room(folder: Path) -> None:
+    """Refuse to replace what is no export.
+
+    Args:
+        folder: Where an export shall go.
+    Raises:
+        UserError: If the folder holds other things, or is a file.
+    """
     if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - {MODEL, SIDECAR, CARD})):
         raise UserError(
             f"output={str(folder)!r} holds other things than an export, e.g. {others[0]}; give another folder"
@@ -119,17 +123,23 @@ def _require_room(folder: Path) -> None:
         raise UserError(f"output={str(folder)!r} is a file; give a folder")
 
 
-def _write(network: nn.Module, request: Request, folder: Path) -> Predictor:
+def _write(request: ExportRequest, folder: Path) -> Predictor:
     """Write the file at full precision, and open it as anybody would."""
-    graph = Graph(
-        network, preprocessing=request.preprocessing, embed=request.embed, temperature=request.temperature
-    ).eval()
+    spec, embed, temperature = request.preprocessing, request.embed, request.temperature
+    graph = Graph(request.network, preprocessing=spec, embed=embed, temperature=temperature).eval()
     write_onnx(graph, folder / MODEL, metadata=_metadata(request))
-    _write_sidecar(folder, request)
-    return Predictor(folder / MODEL, device="cpu")
+    return _open(folder / MODEL, request)
 
 
-def _shrink(full: Predictor, request: Request) -> Cost:
+def _open(path: Path, request: ExportRequest) -> Predictor:
+    """Write what belongs beside the file, and open both as anybody would."""
+    spec, embed, temperature = request.preprocessing, request.embed, request.temperature
+    text = sidecar_text(path, request.classes, spec, embed=embed, temperature=temperature)
+    replace_text(path.with_name(SIDECAR), text)
+    return Predictor(path, device="cpu")
+
+
+def _shrink(full: Predictor, request: ExportRequest) -> tuple[Predictor, Cost]:
     """Replace the file by one of smaller precision, if that costs little enough."""
     import onnx
 
@@ -141,9 +151,9 @@ def _shrink(full: Predictor, request: Request) -> Cost:
     else:
         model = quantise(kept, (full.prepare(sample.path) for sample in _spread(request.calibration, _CALIBRATION)))
     save(model, path, metadata=_metadata(request))
-    _write_sidecar(path.parent, request)
+    smaller = _open(path, request)
     megabytes = (kept.stat().st_size / 1e6, path.stat().st_size / 1e6)
-    cost = compare(full, Predictor(path, device="cpu"), request.samples, megabytes=megabytes)
+    cost = compare(full, smaller, request.samples, megabytes=megabytes)
     kept.unlink()
     log.info("%s: %s", request.precision, cost)
     if cost.drop > request.max_accuracy_drop:
@@ -156,10 +166,10 @@ def _shrink(full: Predictor, request: Request) -> Cost:
         log.warning(
             "%s is not faster than fp32 on this machine at batch %s; it is only smaller", request.precision, sizes
         )
-    return cost
+    return smaller, cost
 
 
-def _metadata(request: Request) -> dict[str, Any]:
+def _metadata(request: ExportRequest) -> dict[str, Any]:
     return {
         "classes": request.classes,
         "preprocessing": request.preprocessing.to_dict(),
@@ -169,22 +179,6 @@ def _metadata(request: Request) -> dict[str, Any]:
         "opset": OPSET,
         **request.facts,
     }
-
-
-def _write_sidecar(folder: Path, request: Request) -> Exported:
-    digest = sha256(folder / MODEL)
-    exported = Exported(
-        folder / MODEL, digest, request.classes, request.preprocessing, request.embed, request.temperature
-    )
-    replace_text(folder / SIDECAR, json.dumps(exported.sidecar, indent=2, ensure_ascii=False) + "\n")
-    return exported
-
-
-def _finish(folder: Path, request: Request, *, proof: Proof, cost: Cost | None) -> Exported:
-    exported = replace(_write_sidecar(folder, request), facts=_metadata(request))
-    size = (folder / MODEL).stat().st_size
-    replace_text(folder / CARD, model_card(exported, proof=proof.to_dict(), cost=cost, size=size))
-    return exported
 
 
 def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:

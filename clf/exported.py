@@ -42,18 +42,9 @@ class Exported:
     sha256: str
     classes: list[str]
     preprocessing: Preprocessing
-    embed: Embed = "none"
-    temperature: float = 1.0
-    facts: Mapping[str, Any] | None = None
-
-    @property
-    def sidecar(self) -> dict[str, Any]:
-        """The content of ``labels_mapping.json``."""
-        return labels_mapping(self.classes, self.preprocessing) | {
-            "model_sha256": self.sha256,
-            "embed": self.embed,
-            "temperature": self.temperature,
-        }
+    embed: Embed
+    temperature: float
+    facts: Mapping[str, Any]
 
 
 def labels_mapping(classes: list[str], preprocessing: Preprocessing) -> dict[str, Any]:
@@ -70,6 +61,22 @@ def labels_mapping(classes: list[str], preprocessing: Preprocessing) -> dict[str
         **preprocessing.to_dict(),
         "model_sha256": None,
     }
+
+
+def sidecar_text(
+    path: Path, classes: list[str], preprocessing: Preprocessing, *, embed: Embed, temperature: float
+) -> str:
+    """Write what goes beside an ONNX file: the content of ``labels_mapping.json``.
+
+    Args:
+        path: The ONNX file, as it will stay.
+        classes: Class names by index.
+        preprocessing: The network's.
+        embed: What lies in the graph.
+        temperature: The run's.
+    """
+    said = {"model_sha256": sha256(path), "embed": embed, "temperature": temperature}
+    return json.dumps(labels_mapping(classes, preprocessing) | said, indent=2, ensure_ascii=False) + "\n"
 
 
 def find_model(place: str | Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from clf.errors import UserError
 from clf.exported import INPUT, METADATA, OUTPUT, PROBABILITIES, Embed
 from clf.preprocess import Preprocessing
 
@@ -65,20 +66,27 @@ def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, Any]) -> None
         graph: On the CPU, in evaluation mode.
         path: The file.
         metadata: Primitives.
+    Raises:
+        UserError: If the network does what ONNX has no word for, or depends on the number of images.
     """
     import onnx
 
-    program = torch.onnx.export(
-        graph,
-        (graph.example(),),
-        input_names=[INPUT],
-        output_names=[graph.output],
-        dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            graph,
+            (graph.example(),),
+            input_names=[INPUT],
+            output_names=[graph.output],
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+        name = type(graph.network).__name__
+        raise UserError(f"network {name} cannot be written as ONNX: {reason}; change it, or take another") from error
     assert program is not None, "the exporter returns a program unless it is told to write a file"
     model = program.model_proto
     onnx.checker.check_model(model)

@@ -87,10 +87,10 @@ def _dispatch(words: list[str]) -> int:
         print(f"clf {__version__}")
         return 0
     if verb == "predict":
-        from clf import predicting
+        from clf import predict_onnx
 
-        if predicting.names_exported_model(rest):
-            return predicting.main(rest)
+        if predict_onnx.names_exported_model(rest):
+            return predict_onnx.main(rest)
     if verb in TRAINER_VERBS:
         from clf.cli import run
 

@@ -16,7 +16,7 @@ from clf.cores import usable_cores
 from clf.errors import UserError
 from clf.exported import INPUT, Exported, find_model, read_exported, read_sidecar
 from clf.predictions import NOT_FINITE, Prediction, rank
-from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels, upright_rgb
+from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels, unit_array, upright_rgb
 
 # From 1.29 on ONNX Runtime tells its maker about each process, and writes an identifier into the home folder. Whoever
 # wants that says so with ORT_DISABLE_TELEMETRY=0; it is looked at when the library is loaded.
@@ -123,7 +123,7 @@ class Predictor:
         if self.exported.embed == "none":
             return evaluation_array(rgb, spec)
         pixels = evaluation_pixels(rgb, spec)
-        return pixels if self.exported.embed == "full" else _unit(pixels)
+        return pixels if self.exported.embed == "full" else unit_array(pixels)
 
     def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Run the graph.
@@ -198,11 +198,6 @@ def _load(path: Path, *, provider: str, threads: int | None) -> Any:
     except Exception as error:  # its exceptions have no common class
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model {str(path)!r} cannot be loaded: {reason}; export again") from error
-
-
-def _unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale pixels (H, W, 3) to [0, 1], float32 (3, H, W)."""
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(255)
 
 
 def _name(image: ImageLike) -> str:

@@ -38,7 +38,18 @@ _MAX_RESIZED_PIXELS = 50_000_000
 
 
 class UnreadableImage(UserError):
-    """A file that is not a whole image; the message names the file and the reason."""
+    """A file that is not a whole image; the message names the file and the reason.
+
+    Args:
+        message: The whole message.
+        reason: What of it is said where the file is known, as in an answer to whoever sent it. Default: all.
+        is_image: Whether the content is an image in a known format, though one that cannot be used.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None, is_image: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason or message
+        self.is_image = is_image
 
 
 def decode(source: str | Path | bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
@@ -63,7 +74,9 @@ def decode(source: str | Path | bytes, *, max_pixels: int = 50_000_000) -> Image
     except MemoryError:
         raise  # The machine's trouble, not the file's.
     except Exception as error:  # Damaged files make Pillow raise nearly anything, from struct.error to EOFError.
-        raise UnreadableImage(f"{name} cannot be read: {_reason(error)}; repair or remove it") from error
+        reason = f"cannot be read: {_reason(error)}"
+        is_image = not isinstance(error, UnidentifiedImageError)
+        raise UnreadableImage(f"{name} {reason}; repair or remove it", reason=reason, is_image=is_image) from error
 
 
 @dataclass(frozen=True)
@@ -197,14 +210,24 @@ def evaluation_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArr
     return np.array(crop)
 
 
+def unit_array(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scale RGB pixels (H, W, 3) to [0, 1].
+
+    Returns:
+        float32 (3, H, W), contiguous.
+    """
+    array = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
+    array /= 255
+    return array
+
+
 def evaluation_array(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Resize, crop and normalise an RGB image: the network's input, the same for every verb.
 
     Returns:
         float32 (3, H, W), contiguous.
     """
-    array = evaluation_pixels(image, preprocessing).transpose(2, 0, 1).astype(np.float32, order="C")
-    array /= 255
+    array = unit_array(evaluation_pixels(image, preprocessing))
     array -= np.array(preprocessing.mean, np.float32)[:, None, None]
     array /= np.array(preprocessing.std, np.float32)[:, None, None]
     return array

@@ -1,9 +1,8 @@
 """Whether an exported model does what the network does, shown on real images."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from time import perf_counter
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from clf.chunks import chunks
 from clf.predictor import Predictor
 from clf.preprocess import Preprocessing, decode, evaluation_array
 
@@ -85,7 +85,7 @@ def prove(
     """
     largest, agreement, within = 0.0, 0, True
     torch_s = onnx_s = 0.0
-    for batch in batched(paths, _IMAGES_AT_ONCE):
+    for batch in chunks(paths, _IMAGES_AT_ONCE):
         images = [decode(path) for path in batch]
         arrays = np.stack([evaluation_array(image, preprocessing) for image in images])
         if not torch_s:
@@ -106,13 +106,6 @@ def prove(
     n = len(paths)
     torch_ms, onnx_ms = (1000 * seconds / n if n else math.nan for seconds in (torch_s, onnx_s))
     return Proof(n, largest, agreement, within, torch_ms, onnx_ms)
-
-
-def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Cut into lists of at most so many; Python has it from 3.12 on."""
-    source = iter(items)
-    while batch := list(islice(source, size)):
-        yield batch
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clf.chunks import chunks
 from clf.data.samples import Sample
 from clf.exported import INPUT
 from clf.predictor import Predictor
@@ -104,7 +105,7 @@ def quantise(path: Path, images: Iterable[NDArray[Any]]) -> Any:
         """Hands the images out in batches."""
 
         def __init__(self) -> None:
-            self._batches = _stacked(images)
+            self._batches = map(np.stack, chunks(images, _IMAGES_AT_ONCE))
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             """The next batch, or nothing."""
@@ -175,14 +176,3 @@ def _latencies(full: Predictor, smaller: Predictor, path: str, *, size: int) -> 
                 seconds.append(perf_counter() - started)
     before, after = (1000 * statistics.median(seconds) for seconds in found.values())
     return before, after
-
-
-def _stacked(images: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    batch: list[NDArray[Any]] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == _IMAGES_AT_ONCE:
-            yield np.stack(batch)
-            batch = []
-    if batch:
-        yield np.stack(batch)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from clf.data.samples import Sample
-from clf.export import Request, Result, export
+from clf.export import ExportRequest, ExportResult, export
 from clf.preprocess import Preprocessing
 
 CLASSES = ["0", "00", "<b>1"]
@@ -40,7 +40,7 @@ def draw_samples(folder: Path, count: int = 12) -> list[Sample]:
     return samples
 
 
-def exported(folder: Path, **settings: Any) -> Result:
+def exported(folder: Path, **settings: Any) -> ExportResult:
     """Export the small network into ``folder/export``."""
     samples = draw_samples(folder / "images")
     request: dict[str, Any] = {
@@ -53,4 +53,4 @@ def exported(folder: Path, **settings: Any) -> Result:
         "max_accuracy_drop": 1.0,
         "facts": {"run": "small/001"},
     }
-    return export(Request(**request | settings), folder / "export")
+    return export(ExportRequest(**request | settings), folder / "export")

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from clf.data.samples import Sample
-from clf.export import Request, export
+from clf.export import ExportRequest, export
 from clf.preprocess import Preprocessing
 
 CLASSES = ["cat", "dog", "sea lion", "<b>&", "éléphant"]
@@ -44,7 +44,7 @@ def make_export(folder: Path) -> torch.nn.Module:
     samples = [Sample(str(image), "cat")]
     facts = {"run": "tiny/001", "metrics": {"val": {"n": 20, "acc_top1": 0.5, "f1_macro": float("nan")}}}
     preprocessing = Preprocessing(size=(64, 64))
-    export(Request(network, CLASSES, preprocessing, 1.5, samples, facts=facts), folder)
+    export(ExportRequest(network, CLASSES, preprocessing, 1.5, samples, facts=facts), folder)
     made: torch.nn.Module = network
     return made
 

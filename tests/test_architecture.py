@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
-    ("F4", {"cli", "compare", "predicting", "serve", "synth"}),
+    ("F4", {"cli", "compare", "predict_onnx", "serve", "synth"}),
     ("F4", {"attaching", "session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers", "service"}),
@@ -60,7 +60,7 @@ TORCH_FREE = {
     "exported",
     "figures",
     "history",
-    "predicting",
+    "predict_onnx",
     "predictions",
     "predictor",
     "preprocess",

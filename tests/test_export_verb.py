@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ class Moody(torch.nn.Module):
     def forward(self, images):
         logits = self.head(images.mean((2, 3)))
         return logits if torch.compiler.is_compiling() else logits + 1
+"""
+
+# Which way it goes is up to the pixels: no graph has that.
+ODD = """
+import torch
+
+class Odd(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = torch.nn.Linear(3, classes)
+
+    def forward(self, images):
+        means = images.mean((2, 3))
+        return self.head(means) if float(means.sum()) > 0 else self.head(-means)
 """
 
 
@@ -172,6 +187,44 @@ def test_a_network_that_cannot_be_proven_is_not_exported(
     assert "the exported model does not do what the network does: NOT EQUAL" in capsys.readouterr().err
     assert not EXPORT.exists()
     assert Path("runs/tiny/001/checkpoints/best.ckpt").is_file()
+
+
+def test_an_export_without_a_place_is_refused_before_the_training(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--callbacks.onnx_export.output", "images") == 2
+    assert "output='images' holds other things than an export" in capsys.readouterr().err
+    assert not list(Path("runs").glob("*/*/checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "precision", "message"),
+    [
+        ("val", "fp32", "export needs validation images to prove the model on"),
+        ("train", "int8", "int8 needs training images to calibrate on"),
+    ],
+)
+def test_images_that_an_export_needs_are_asked_for(
+    folder: Path, lacking: str, precision: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit() == 0
+    shutil.copytree("images", "some", ignore=shutil.ignore_patterns("val", "train", "test"))
+    shutil.copytree("images/test", "some/test")
+    if lacking != "val":
+        shutil.copytree("images/val", "some/val")
+    assert main(("export", "--data.root", "some", "--precision", precision)) == 2
+    assert message in capsys.readouterr().err
+    assert not EXPORT.exists()
+
+
+def test_a_network_that_onnx_cannot_express_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "odd.py").write_text(ODD)
+    config = TINY.replace("arch: test_resnet, pretrained: false,", "network: odd.Odd,")
+    (folder / "tiny.yaml").write_text(config.replace("32", "32, mean: [0, 0, 0], std: [1, 1, 1]", 1))
+    assert fit() == 0
+    assert main(["export"]) == 2
+    assert "network Odd cannot be written as ONNX: " in capsys.readouterr().err
+    assert not EXPORT.exists()
 
 
 def test_each_flag_changes_the_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ def test_an_invalid_file_shows_its_message_and_the_others_their_labels(
     chromium.open(server.url)
     chromium.type("#files", "\n".join(str(path) for path in files.values()))
     said = results(chromium, 3)
-    assert said["notes.txt"].startswith("This file cannot be read: it is none of BMP")
+    assert said["notes.txt"].startswith("The image cannot be read: it is none of BMP")
     assert {said["photo.png"], said["second.jpg"]} <= {*CLASSES}
     chromium.click("#clear")
     assert text(chromium, ".result") == []

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from clf import results
@@ -15,7 +15,7 @@ from clf.classifier import Classifier
 from clf.data.datamodule import ImageData
 from clf.data.samples import SCORED_SPLITS
 from clf.errors import UserError
-from clf.export import Request, Result, export
+from clf.export import ExportRequest, ExportResult, export, require_room
 from clf.exported import Embed
 from clf.quantisation import Precision
 from clf.runs import Run
@@ -62,7 +62,12 @@ class OnnxExport(Callback):
         self.max_accuracy_drop = max_accuracy_drop
         self.output = output
 
-    def write(self, model: Classifier, data: ImageData, *, checkpoint: Path, run: Run | None) -> Result:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find before the training that its export would have no place."""
+        if self.output:
+            require_room(Path(self.output))
+
+    def write(self, model: Classifier, data: ImageData, *, checkpoint: Path, run: Run | None) -> ExportResult:
         """Export a checkpoint; called by the command, in the first process.
 
         Args:
@@ -74,12 +79,16 @@ class OnnxExport(Callback):
             UserError: If there is nothing to prove or calibrate on.
             clf.export.NotProven: If the file does not do what the network does, or costs too much.
         """
-        request = Request(
+        if "val" not in data.available:
+            raise UserError("export needs validation images to prove the model on; give data.root with some")
+        if self.precision == "int8" and "train" not in data.available:
+            raise UserError("precision=int8 needs training images to calibrate on; give data.root with some")
+        request = ExportRequest(
             network=_network(model, checkpoint),
             classes=model.classes,
             preprocessing=model.preprocessing,
             temperature=read_facts(checkpoint).temperature,
-            samples=data.samples("val") if "val" in data.available else [],
+            samples=data.samples("val"),
             calibration=data.samples("train") if "train" in data.available else [],
             embed=self.embed,
             precision=self.precision,
@@ -94,8 +103,8 @@ class OnnxExport(Callback):
 
 
 def _network(model: Classifier, checkpoint: Path) -> nn.Module:
-    """Copy the network, with the weights that the checkpoint's scores are of."""
-    network = copy.deepcopy(model.network).cpu()
+    """Copy the network, with the weights that the checkpoint's scores are of, to what an export starts from."""
+    network = copy.deepcopy(model.network).cpu().float().eval().requires_grad_(False)
     weights, start = read_weights(checkpoint), "network."
     network.load_state_dict({key.removeprefix(start): weights[key] for key in weights if key.startswith(start)})
     return network

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from PIL import UnidentifiedImageError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -112,11 +111,11 @@ class Service:
 
         async def work() -> Ranked:
             if not image:
-                raise _Empty("the image is empty")
+                raise UnreadableImage("the image is empty", reason="is empty", is_image=False)
             scores = await self.batcher.submit(image, predictor.prepare, predictor.scores, deadline=deadline)
             [ranked] = rank(scores[None], predictor.classes, top_k=top_k)
             if not ranked:
-                raise UnreadableImage("the network's output for this image is not finite")
+                raise UnreadableImage(f"the image {NO_ANSWER}", reason=NO_ANSWER)
             return ranked
 
         def done(task: asyncio.Task[Ranked]) -> None:
@@ -222,17 +221,13 @@ def _outcome(name: str, task: asyncio.Task[Ranked], *, model: str) -> Outcome:
 
 # -------------------------------------------------------------------------------------------------- what goes wrong
 
+NO_ANSWER = "has no answer: the network's output for it is not finite"
 _LATE = "no answer in time; send it again later, or a smaller image"
-
-
-class _Empty(UnreadableImage):
-    """An image of no bytes."""
 
 
 def _unreadable(error: UnreadableImage) -> tuple[int, str]:
     """Tell what is no image at all from images that cannot be used."""
-    is_none = isinstance(error, _Empty) or isinstance(error.__cause__, UnidentifiedImageError)
-    return (415 if is_none else 422), str(error).removesuffix("; repair or remove it")
+    return (422 if error.is_image else 415), f"the image {error.reason}"
 
 
 async def _on_unreadable(_: Request, error: Exception) -> Response:

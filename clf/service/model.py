@@ -82,7 +82,7 @@ class Model:
 
 def identify(predictor: Predictor) -> str:
     """Name a model: the run that it comes from, and the beginning of its file's hash."""
-    run = (predictor.exported.facts or {}).get("run")
+    run = predictor.exported.facts.get("run")
     return f"{run}@{predictor.exported.sha256[:12]}" if run else predictor.exported.sha256[:12]
 
 
@@ -93,9 +93,7 @@ def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
     from clf import __version__
 
     exported = predictor.exported
-    facts = {
-        key: _finite(value) for key, value in (exported.facts or {}).items() if key not in ("embed", "temperature")
-    }
+    facts = {key: _finite(value) for key, value in exported.facts.items() if key not in ("embed", "temperature")}
     return {
         "model": identify(predictor),
         "sha256": exported.sha256,

@@ -44,8 +44,7 @@ async function ask(path, options = {}) {
 // Say again what the service said, as a sentence for people.
 function sentence(text) {
   if (!text) return "";
-  const plain = text.replace(/^image of \d+ bytes cannot be read: /, "This file cannot be read: ");
-  return plain[0].toUpperCase() + plain.slice(1) + (/[.!?]$/.test(plain) ? "" : ".");
+  return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
 function askForKey(wasWrong) {
