@@ -22,6 +22,37 @@ _ARGUMENTS = (
     *("disable-background-networking", "disable-component-update", "disable-sync", "disable-default-apps"),
 )
 
+# Texts looked at, and those whose contrast with what is behind them is below 4.5.
+_CONTRASTS = """
+const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+  .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+const behind = (element) => {
+  for (let here = element; here; here = here.parentElement) {
+    const found = parse(getComputedStyle(here).backgroundColor);
+    if (found.length === 3 || found[3] === 1) return found;
+  }
+  return [255, 255, 255];
+};
+const low = [];
+let looked = 0;
+for (const details of document.querySelectorAll("details")) details.open = true;
+for (const element of document.querySelectorAll("body *:not(script)")) {
+  if (![...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
+  const [one, other] = [light(parse(getComputedStyle(element).color)), light(behind(element))].sort((a, b) => b - a);
+  looked += 1;
+  if ((one + 0.05) / (other + 0.05) < 4.5) low.push(element.outerHTML.slice(0, 80));
+}
+return [looked, low];
+"""
+
+# How far the page reaches in pixels, everything unfolded.
+_BREADTH = """
+for (const details of document.querySelectorAll("details")) details.open = true;
+return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth);
+"""
+
 
 class Browser:
     """One browser with one page.
@@ -55,6 +86,15 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a function body in the page; give its result."""
         return self._post("/execute/sync", {"script": script, "args": list(arguments)})
+
+    def contrasts(self) -> tuple[int, list[str]]:
+        """Count the texts of the page, and name those that are hard to read: a contrast below 4.5."""
+        looked, low = self.run(_CONTRASTS)
+        return looked, low
+
+    def breadth(self) -> int:
+        """Unfold everything, and say how far the page reaches, in pixels."""
+        return int(self.run(_BREADTH))
 
     def wait(self, script: str, *arguments: Any) -> Any:
         """Run a function body that calls its last argument when it is done; give what it says there."""

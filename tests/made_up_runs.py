@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from clf.files import replace_text
+from clf.predictions import Prediction, PredictionWriter
 from clf.statistics import wilson_interval
 
 NASTY = [
@@ -27,6 +28,12 @@ NASTY = [
     "very long " * 40,
 ]
 """Class names that would like to be more than text."""
+
+HOSTILE = "</style><script>alert('1')</script> \u202e\u05d0\U0001f3c0 \"'\n\x1b[2J $x$ {{ 7 * 7 }}"
+"""All of it in one name."""
+
+CONFIG: dict[str, Any] = {"model": {"image_size": 80, "loss": {"label_smoothing": 0.1}}, "data": {"root": "images"}}
+"""What the compared runs have in common."""
 
 
 def entry(n: int, *, classes: Sequence[str] = ("0", "1", "7"), share: float = 0.95) -> dict[str, Any]:
@@ -150,3 +157,43 @@ def _picture(path: Path) -> None:
 
 def _json(path: Path, value: dict[str, Any]) -> None:
     replace_text(path, json.dumps(value))  # half surrogates as escapes, NaN as Python writes it
+
+
+def write_compared(
+    name: str,
+    *,
+    test: str = "",
+    val: str = "",
+    seed: int = 42,
+    config: dict[str, Any] | None = None,
+    finished: bool = True,
+    label: str = "a",
+    device: str = "cpu (2 cores)",
+    classes: tuple[str, ...] | None = None,
+    **figures: Any,
+) -> Path:
+    """Write what ``clf compare`` reads of a run: images it got right (1), got wrong (0) or could not predict (x)."""
+    path = Path("runs") / name
+    settings = {"seed_everything": seed, "name": name.partition("/")[0], **CONFIG, **(config or {})}
+    (path / "predictions").mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True))
+    metrics: dict[str, Any] = {"finished": {"epochs": 3} if finished else None}
+    for split, marks in (("test", test), ("val", val)):
+        if not marks:
+            continue
+        with PredictionWriter(path / "predictions" / f"{split}.csv", top_k=1, labelled=True) as writer:
+            said = {"1": ((label, 0.9),), "0": (("other", 0.9),), "x": ()}
+            writer.write(
+                Prediction(f"images/{split}/{at}.png", said[mark], label, "not finite" if mark == "x" else "")
+                for at, mark in enumerate(marks)
+            )
+        share = marks.count("1") / len(marks)
+        worst = {"name": label, "acc": share, "n": len(marks)}
+        known = {"f1_macro": 0.5, "f1_macro_interval": [0.4, 0.6], "ece": 0.125, "worst_class": worst}
+        metrics[split] = {"n": len(marks), "acc_top1": share, **known, **figures}
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    (path / "environment.json").write_text(json.dumps({"machine": {"device": device}}))
+    names = classes or (label, "other")
+    (path / "labels_mapping.json").write_text(json.dumps({"class_to_idx": {n: i for i, n in enumerate(names)}}))
+    (path / "timing.csv").write_text("epoch,step,time/epoch_s\n0,1,30\n1,2,36\n")
+    return path

@@ -7,56 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from datasets import draw_folders
+from made_up_runs import HOSTILE, write_compared
 
 from clf import runs
 from clf.main import main
-from clf.predictions import Prediction, PredictionWriter
 from clf.runs import Run
-
-CONFIG: dict[str, Any] = {"model": {"image_size": 80, "loss": {"label_smoothing": 0.1}}, "data": {"root": "images"}}
-HOSTILE = "</style><script>alert('1')</script> \u202e\u05d0\U0001f3c0 \"'\n\x1b[2J $x$ {{ 7 * 7 }}"
-
-
-def write_run(
-    name: str,
-    *,
-    test: str = "",
-    val: str = "",
-    seed: int = 42,
-    config: dict[str, Any] | None = None,
-    finished: bool = True,
-    label: str = "a",
-    device: str = "cpu (2 cores)",
-    classes: tuple[str, ...] | None = None,
-    **figures: Any,
-) -> Path:
-    """Write what a run leaves: images it got right (1), got wrong (0) or could not predict (x)."""
-    path = Path("runs") / name
-    settings = {"seed_everything": seed, "name": name.partition("/")[0], **CONFIG, **(config or {})}
-    (path / "predictions").mkdir(parents=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True))
-    metrics: dict[str, Any] = {"finished": {"epochs": 3} if finished else None}
-    for split, marks in (("test", test), ("val", val)):
-        if not marks:
-            continue
-        with PredictionWriter(path / "predictions" / f"{split}.csv", top_k=1, labelled=True) as writer:
-            said = {"1": ((label, 0.9),), "0": (("other", 0.9),), "x": ()}
-            writer.write(
-                Prediction(f"images/{split}/{at}.png", said[mark], label, "not finite" if mark == "x" else "")
-                for at, mark in enumerate(marks)
-            )
-        share = marks.count("1") / len(marks)
-        worst = {"name": label, "acc": share, "n": len(marks)}
-        known = {"f1_macro": 0.5, "f1_macro_interval": [0.4, 0.6], "ece": 0.125, "worst_class": worst}
-        metrics[split] = {"n": len(marks), "acc_top1": share, **known, **figures}
-    (path / "metrics.json").write_text(json.dumps(metrics))
-    (path / "environment.json").write_text(json.dumps({"machine": {"device": device}}))
-    names = classes or (label, "other")
-    (path / "labels_mapping.json").write_text(json.dumps({"class_to_idx": {n: i for i, n in enumerate(names)}}))
-    (path / "timing.csv").write_text("epoch,step,time/epoch_s\n0,1,30\n1,2,36\n")
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +47,8 @@ SMALLER = {"model": {"image_size": 64, "loss": {"label_smoothing": 0.1}}}
 
 
 def test_the_answer_is_a_sentence_below_what_differs_and_what_was_reached(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("base/001", test="0" * 12 + "1" * 28)
-    write_run("small/001", test="1" * 39 + "0", config=SMALLER)
+    write_compared("base/001", test="0" * 12 + "1" * 28)
+    write_compared("small/001", test="1" * 39 + "0", config=SMALLER)
     text = said(capsys, "runs/base/001", "runs/small/001")
     assert "\n small/001 model.image_size 80 64\n" in text
     assert "label_smoothing" not in text
@@ -110,7 +66,7 @@ def test_the_answer_is_a_sentence_below_what_differs_and_what_was_reached(capsys
 
 def test_the_first_run_is_what_the_others_are_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
     for name, marks, size in (("a/001", "0" * 9 + "1", 1), ("b/001", "1" * 10, 2), ("c/001", "0" * 9 + "1", 3)):
-        write_run(name, test=marks, config={"size": size})
+        write_compared(name, test=marks, config={"size": size})
     text = said(capsys, "runs/b/001", "runs/a/001", "runs/c/001")
     assert "\na/001 is worse than b/001 (p = 0.008; 0 images won, 9 lost)\nc/001 is worse than b/001" in text
     assert "\n a/001 -90.00 -98.21 to -48.83 0 9 p = 0.004 p = 0.008\n" in text
@@ -118,8 +74,8 @@ def test_the_first_run_is_what_the_others_are_compared_with(capsys: pytest.Captu
 
 
 def test_json_holds_all_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("base/001", test="0110", val="11")
-    write_run("small/001", test="0101", val="01", config=SMALLER)
+    write_compared("base/001", test="0110", val="11")
+    write_compared("small/001", test="0101", val="01", config=SMALLER)
     made = numbers(capsys, "runs/base/001", "runs/small/001", "--split", "both")
     assert (made["splits"], made["n"]) == (["val", "test"], {"val": 2, "test": 4})
     assert made["settings"] == [{"key": "model.image_size", "values": ["80", "64"]}]
@@ -135,9 +91,9 @@ def test_json_holds_all_numbers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_a_word_test_images_are_taken_where_all_runs_have_them(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("a/001", test="01", val="011")
-    write_run("b/001", test="11", val="111")
-    write_run("c/001", val="101")
+    write_compared("a/001", test="01", val="011")
+    write_compared("b/001", test="11", val="111")
+    write_compared("c/001", val="101")
     assert numbers(capsys, "runs/a/001", "runs/b/001")["n"] == {"test": 2}
     assert numbers(capsys, "runs/a/001", "runs/c/001")["n"] == {"val": 3}
     assert numbers(capsys, "runs/a/001", "runs/b/001", "--split", "val")["n"] == {"val": 3}
@@ -145,9 +101,9 @@ def test_without_a_word_test_images_are_taken_where_all_runs_have_them(capsys: p
 
 def test_an_experiment_s_folder_means_all_its_finished_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for number in (10, 2, 1):
-        write_run(f"base/{number:03d}", test="01", seed=number)
-    write_run("base/011", test="11", finished=False)
-    write_run("small/001", test="11", config=SMALLER)
+        write_compared(f"base/{number:03d}", test="01", seed=number)
+    write_compared("base/011", test="11", finished=False)
+    write_compared("small/001", test="11", config=SMALLER)
     runs.publish(Run(Path("runs/small/001")))
     made = numbers(capsys, "runs/base", "runs/latest")
     assert [run["name"] for run in made["runs"]] == ["base/001", "base/002", "base/010", "small/001"]
@@ -158,9 +114,9 @@ def test_an_experiment_s_folder_means_all_its_finished_runs(capsys: pytest.Captu
 
 
 def test_seeds_of_one_configuration_are_averaged(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("base/001", test="1" * 6 + "0" * 4, seed=1, ece=0.1)
-    write_run("base/002", test="1" * 8 + "0" * 2, seed=2, ece=0.3)
-    write_run("small/001", test="1" * 10, seed=1, config=SMALLER)
+    write_compared("base/001", test="1" * 6 + "0" * 4, seed=1, ece=0.1)
+    write_compared("base/002", test="1" * 8 + "0" * 2, seed=2, ece=0.3)
+    write_compared("small/001", test="1" * 10, seed=1, config=SMALLER)
     text = said(capsys, "runs/base", "runs/small/001")
     assert (
         "\n base/{001,002}: top-1 70.00 ± 14.14 %, macro F1 0.500 ± 0.000, ECE 0.200 ± 0.141 (mean ± sd of 2 runs)\n"
@@ -175,9 +131,9 @@ def test_seeds_of_one_configuration_are_averaged(capsys: pytest.CaptureFixture[s
 
 
 def test_seeds_alone_are_averaged_and_compared_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("base/001", test="1100", seed=1)
-    write_run("base/002", test="1110", seed=2)
-    write_run("again/001", test="1110", seed=2)
+    write_compared("base/001", test="1100", seed=1)
+    write_compared("base/002", test="1110", seed=2)
+    write_compared("again/001", test="1110", seed=2)
     made = numbers(capsys, "runs/base", "runs/again")
     assert made["sides"] == ["base/001", "base/002", "again/001"]
     assert [each["averaged"] for each in made["comparisons"]] == [False, False]
@@ -189,8 +145,8 @@ def test_seeds_alone_are_averaged_and_compared_one_by_one(capsys: pytest.Capture
 
 
 def test_what_a_reader_must_know_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("a/001", test="x1x0", classes=("a", "other"))
-    write_run("b/001", test="1111", config=SMALLER, device="NVIDIA T4", classes=("a", "other", "c"), acc_top1=0.5)
+    write_compared("a/001", test="x1x0", classes=("a", "other"))
+    write_compared("b/001", test="1111", config=SMALLER, device="NVIDIA T4", classes=("a", "other", "c"), acc_top1=0.5)
     text = said(capsys, "runs/a/001", "runs/b/001")
     assert "note: a/001: 2 of 4 test images have no prediction and count as wrong\n" in text
     assert "note: minutes are of different machines: a/001 on cpu (2 cores); b/001 on NVIDIA T4\n" in text
@@ -201,9 +157,9 @@ def test_what_a_reader_must_know_is_said(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_numbers_that_a_run_does_not_have_are_left_open(capsys: pytest.CaptureFixture[str]) -> None:
     nothing: dict[str, Any] = {"f1_macro": None, "f1_macro_interval": None, "ece": None, "worst_class": None}
-    write_run("a/001", test="xx", seed=1, **nothing)
-    write_run("a/002", test="xx", seed=2, **nothing)
-    path = write_run("b/001", test="00", config=SMALLER)
+    write_compared("a/001", test="xx", seed=1, **nothing)
+    write_compared("a/002", test="xx", seed=2, **nothing)
+    path = write_compared("b/001", test="00", config=SMALLER)
     for name in ("metrics.json", "environment.json", "labels_mapping.json", "timing.csv"):
         (path / name).unlink()
     text = said(capsys, "runs/a", "runs/b/001", "--html", "made.html", "--json", "made.json")
@@ -220,8 +176,8 @@ def test_numbers_that_a_run_does_not_have_are_left_open(capsys: pytest.CaptureFi
 def test_one_image_all_equal_and_all_different_can_be_compared(
     base: str, other: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run("a/001", test=base)
-    write_run("b/001", test=other, config=SMALLER)
+    write_compared("a/001", test=base)
+    write_compared("b/001", test=other, config=SMALLER)
     text = said(capsys, "runs/a/001", "runs/b/001", "--html", "made.html")
     assert "noise" in text or "the very same images" in text
     assert "Infinity" not in Path("made.html").read_text()
@@ -246,8 +202,8 @@ class Page(HTMLParser):
 
 
 def test_the_page_says_the_same_and_asks_nobody_for_anything(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("base/001", test="0" * 12 + "1" * 28, val="11")
-    write_run("small/001", test="1" * 39 + "0", val="01", config=SMALLER)
+    write_compared("base/001", test="0" * 12 + "1" * 28, val="11")
+    write_compared("small/001", test="1" * 39 + "0", val="01", config=SMALLER)
     text = said(capsys, "runs/base/001", "runs/small/001", "--split", "both", "--html", "out/made.html")
     assert "written: out/made.html\n" in text
     page = Page(Path("out/made.html").read_text("utf-8"))
@@ -263,8 +219,8 @@ def test_the_page_says_the_same_and_asks_nobody_for_anything(capsys: pytest.Capt
 
 def test_nothing_is_injected_by_names(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()
-    write_run("<b>\u202e🏀/001", test="01", label=HOSTILE, config={"model": {HOSTILE: HOSTILE}})
-    write_run("a/001", test="11", label=HOSTILE)
+    write_compared("<b>\u202e🏀/001", test="01", label=HOSTILE, config={"model": {HOSTILE: HOSTILE}})
+    write_compared("a/001", test="11", label=HOSTILE)
     code = main(["compare", "runs/<b>\u202e🏀/001", "runs/a/001", "--html", "made.html", "--json", "made.json"])
     out = capsys.readouterr().out
     assert code == 0
@@ -281,11 +237,11 @@ def test_nothing_is_injected_by_names(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_what_cannot_be_compared_is_refused_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("a/001", test="01", val="0")
-    write_run("b/001", test="011", config=SMALLER)
-    write_run("c/001", test="01", label="b", classes=("a", "b", "other"))
-    write_run("d/001", test="01", classes=("other", "z"))
-    write_run("e/001", finished=False)
+    write_compared("a/001", test="01", val="0")
+    write_compared("b/001", test="011", config=SMALLER)
+    write_compared("c/001", test="01", label="b", classes=("a", "b", "other"))
+    write_compared("d/001", test="01", classes=("other", "z"))
+    write_compared("e/001", finished=False)
     (Path("runs") / "empty").mkdir()
     a = "runs/a/001"
     assert "0 of 2 only in a/001; 1 of 3 only in b/001" in refused(capsys, a, "runs/b/001")
@@ -311,8 +267,8 @@ def test_what_cannot_be_compared_is_refused_with_a_reason(capsys: pytest.Capture
 
 @pytest.mark.parametrize("file", ["", "runs", "runs/a/001/config.yaml/made.html"])
 def test_a_file_that_cannot_be_written_is_a_mistake(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run("a/001", test="01")
-    write_run("b/001", test="11", config=SMALLER)
+    write_compared("a/001", test="01")
+    write_compared("b/001", test="11", config=SMALLER)
     assert main(["compare", "runs/a/001", "runs/b/001", "--html", file]) == 2
     assert f"{file!r} cannot be written" in capsys.readouterr().err
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from browser import CHROMEDRIVER, CHROMIUM, ENTER, SPACE, Browser, browser
@@ -14,30 +13,6 @@ from clf.runs import Run
 pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium or chromedriver is not installed")
 
 TAB = "\ue004"
-
-CONTRASTS = """
-const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
-const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-  .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-  .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
-const behind = (element) => {
-  for (let here = element; here; here = here.parentElement) {
-    const found = parse(getComputedStyle(here).backgroundColor);
-    if (found.length === 3 || found[3] === 1) return found;
-  }
-  return [255, 255, 255];
-};
-const low = [];
-let looked = 0;
-for (const details of document.querySelectorAll("details")) details.open = true;
-for (const element of document.querySelectorAll("body *:not(script)")) {
-  if (![...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
-  const [one, other] = [light(parse(getComputedStyle(element).color)), light(behind(element))].sort((a, b) => b - a);
-  looked += 1;
-  if ((one + 0.05) / (other + 0.05) < 4.5) low.push(element.outerHTML.slice(0, 80));
-}
-return [looked, low];
-"""
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +115,7 @@ def test_names_sort_as_people_count(chromium: Browser, tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", [["0", "1", "7"], [f"class number {number}" for number in range(200)], NASTY])
 def test_on_a_phone_nothing_reaches_beyond_the_page(chromium: Browser, tmp_path: Path, classes: list[str]) -> None:
     chromium.open(write_report(Run(make_run(tmp_path, classes=classes))), width=360, height=740)
-    chromium.run("for (const details of document.querySelectorAll('details')) details.open = true")
-    size: Any = chromium.run("return [document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]")
-    assert max(size) == 360
+    assert chromium.breadth() == 360
     scrolls = "return [...document.querySelectorAll('.scroll')].some((box) => box.scrollWidth > box.clientWidth)"
     assert chromium.run(scrolls), "a wide table scrolls in its own box"
 
@@ -150,7 +123,7 @@ def test_on_a_phone_nothing_reaches_beyond_the_page(chromium: Browser, tmp_path:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_is_legible_by_day_and_at_night(chromium: Browser, report: Path, dark: bool) -> None:
     chromium.open(report, dark=dark)
-    looked, low = chromium.run(CONTRASTS)
+    looked, low = chromium.contrasts()
     assert looked > 100
     assert low == []
     page, paper = chromium.run(
