@@ -8,13 +8,13 @@ from clf.exported import Exported
 from clf.statistics import Proportion
 
 
-def model_card(exported: Exported, *, proof: Mapping[str, Any], cost: object | None, size: int) -> str:
+def model_card(exported: Exported, *, proof: Mapping[str, Any], cost: str | None, size: int) -> str:
     """Say what a model is, how it is fed, and how it was shown to be right.
 
     Args:
         exported: The model.
         proof: Of `clf.proof.Proof`, as primitives.
-        cost: What a smaller precision costs; prints in one line.
+        cost: What a smaller precision costs, in a line; None for fp32.
         size: Of the file, in bytes.
     Returns:
         Markdown.

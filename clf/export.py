@@ -1,17 +1,21 @@
 """A checkpoint becomes an export: an ONNX file with its labels and a card, put in place only once it is proven."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
 from torch import nn
 
 from clf.card import model_card
 from clf.data.samples import Sample
 from clf.errors import UserError
-from clf.exported import CARD, MODEL, SIDECAR, Embed, Exported, sidecar_text
+from clf.exported import CARD, MODEL, SIDECAR, Embed, Exported, is_export, sidecar_text
 from clf.files import replace_text, replacement
 from clf.graph import OPSET, Graph, save, write_onnx
 from clf.predictor import Predictor
@@ -91,7 +95,7 @@ def export(request: ExportRequest, folder: Path) -> ExportResult:
     require_room(folder)
     assert request.samples, "there is no proof without images"
     assert request.calibration or request.precision != "int8", "8-bit integers need images to be calibrated on"
-    with replacement(folder) as made:
+    with _cleaning_up_on_sigterm(), _placing(folder), replacement(folder) as made:
         predictor = _write(request, made)
         paths = [sample.path for sample in _spread(request.samples, request.images)]
         spec, temperature = request.preprocessing, request.temperature
@@ -102,25 +106,65 @@ def export(request: ExportRequest, folder: Path) -> ExportResult:
         cost = None
         if request.precision != "fp32":
             predictor, cost = _shrink(predictor, request)
-        card = model_card(predictor.exported, proof=proof.to_dict(), cost=cost, size=(made / MODEL).stat().st_size)
-        replace_text(made / CARD, card)
+        size, said = (made / MODEL).stat().st_size, None if cost is None else str(cost)
+        replace_text(made / CARD, model_card(predictor.exported, proof=proof.to_dict(), cost=said, size=size))
+        require_room(folder)  # what somebody has put there meanwhile is not an export's to replace, either
     return ExportResult(replace(predictor.exported, path=folder / MODEL), proof, cost)
 
 
 def require_room(folder: Path) -> None:
-    """Refuse to replace what is no export.
+    """Refuse to replace what is no export, and what cannot be replaced.
 
     Args:
         folder: Where an export shall go.
     Raises:
-        UserError: If the folder holds other things, or is a file.
+        UserError: If the folder holds other things, is a file or a mount point, or cannot be written.
     """
-    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - {MODEL, SIDECAR, CARD})):
+    said = f"output={str(folder)!r}"
+    with _placing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{said} is a file; give a folder")
+        if folder.is_mount():
+            raise UserError(f"{said} is a mount point, which cannot be replaced as a whole; give a folder in it")
+        found = sorted(folder.iterdir()) if folder.exists() else []
+        others = [path for path in found if path.name not in (MODEL, SIDECAR, CARD) or not path.is_file()]
+        if others or (found and not is_export(folder)):
+            first = (others or found)[0].name
+            raise UserError(f"{said} holds other things than an export, e.g. {first}; give another folder")
+        beside = folder.absolute().parent
+        beside.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}-", suffix=".partial", dir=beside):
+            pass  # or it would be known only when the model is made
+
+
+@contextmanager
+def _cleaning_up_on_sigterm() -> Iterator[None]:
+    """Leave on SIGTERM as on Ctrl-C: by an exception, so that what is half made is taken away."""
+
+    def leave(signum: int, _: object) -> NoReturn:
+        log.warning("stopped by SIGTERM; nothing was exported")
+        raise SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there may handlers be set
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _placing(folder: Path) -> Iterator[None]:
+    """Say where a folder cannot be made, and why."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
         raise UserError(
-            f"output={str(folder)!r} holds other things than an export, e.g. {others[0]}; give another folder"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output={str(folder)!r} is a file; give a folder")
+            f"output={str(folder)!r} cannot be written: {reason}; make room there, or give another folder"
+        ) from error
 
 
 def _write(request: ExportRequest, folder: Path) -> Predictor:

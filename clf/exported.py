@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,9 @@ PROBABILITIES = "probabilities"
 
 METADATA = "clf"
 """Key of the metadata in the ONNX file: one JSON text."""
+
+_SAID_TWICE = ("classes", "preprocessing", "embed", "temperature")
+"""What stands in the metadata and in the sidecar."""
 
 Embed = Literal["none", "normalize", "full"]
 """What lies in the graph: nothing more; the normalisation; or all from 8-bit pixels on, temperature and softmax too."""
@@ -86,12 +91,22 @@ def find_model(place: str | Path) -> Path:
         UserError: If there is none.
     """
     path = Path(place)
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path.is_dir: it raises what a path of too many characters does
         path = path / MODEL if (path / MODEL).is_file() or not (path / "export").is_dir() else path / "export" / MODEL
-    if not path.is_file():
-        near = [str(found) for found in (*path.parent.glob("*.onnx"), *path.parent.glob("export/*.onnx"))]
-        raise UserError(f"model {str(path)!r} does not exist{did_you_mean(str(path), near)}; `clf export` makes one")
-    return path
+    if not os.path.isfile(path):
+        found = [*path.parent.glob("*.onnx"), *path.parent.glob("export/*.onnx")]
+        hint = did_you_mean(str(path), [str(each) for each in found if each != path])
+        raise UserError(f"model {str(path)!r} does not exist{hint}; `clf export` makes one")
+    return path.resolve() if path.is_symlink() else path  # what belongs to it lies beside the file, not beside the link
+
+
+def is_export(folder: Path) -> bool:
+    """Tell whether a folder was written by ``clf export``, as its labels say; whether it is whole is not looked at."""
+    try:
+        sidecar = _read_sidecar(folder / SIDECAR)
+    except UserError:
+        return False
+    return sidecar["model_sha256"] is not None
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -124,12 +139,20 @@ def read_exported(path: Path, *, sidecar: Mapping[str, Any], metadata: Mapping[s
     """
     if METADATA not in metadata:
         raise UserError(f"{path} was not written by clf export: it has no {METADATA!r} metadata")
-    facts = json.loads(metadata[METADATA])
-    for key in ("classes", "preprocessing", "embed", "temperature"):
-        if facts[key] != _said(sidecar, key):
-            raise UserError(f"{path} and {SIDECAR} disagree about {key}; copy both from one export, or export again")
-    preprocessing = Preprocessing.from_dict(facts["preprocessing"])
-    rest = {key: value for key, value in facts.items() if key not in ("classes", "preprocessing")}
+    try:
+        facts = json.loads(metadata[METADATA])
+        differing = [key for key in _SAID_TWICE if facts[key] != _said(sidecar, key)]
+        if not 0 < facts["temperature"] < math.inf:
+            raise ValueError(f"temperature={facts['temperature']}")
+        preprocessing = Preprocessing.from_dict(facts["preprocessing"])
+        rest = {key: value for key, value in facts.items() if key not in _SAID_TWICE}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} or {SIDECAR} is damaged ({what}); copy both again, or export again") from error
+    if differing:
+        raise UserError(
+            f"{path} and {SIDECAR} disagree about {differing[0]}; copy both from one export, or export again"
+        )
     return Exported(
         path, sidecar["model_sha256"], facts["classes"], preprocessing, facts["embed"], facts["temperature"], rest
     )
@@ -146,8 +169,10 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         sidecar = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; copy it from where the model was exported, or export again") from error
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy it from the export, or export again") from error
+    if not isinstance(sidecar, dict):
+        raise UserError(f"{path} is no mapping; copy it from the export, or export again")
     lacking = [
         key
         for key in ("idx_to_class", "normalization", "input", "embed", "temperature", "model_sha256")
@@ -167,4 +192,4 @@ def _said(sidecar: Mapping[str, Any], key: str) -> Any:
         return [names.get(str(index)) for index in range(len(names))]
     if key == "preprocessing":
         return {block: sidecar[block] for block in ("normalization", "input")}
-    return sidecar.get(key)
+    return sidecar[key]

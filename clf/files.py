@@ -1,12 +1,13 @@
 """Files that are whole or not there."""
 
 import csv
+import errno
 import io
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -93,21 +94,33 @@ def replacement(target: Path) -> Iterator[Path]:
         The folder to fill, beside the target.
     """
     target = target.resolve()
-    made, aside = (target.with_name(f".{target.name}-{secrets.token_hex(4)}.{kind}") for kind in ("partial", "old"))
+    made = target.with_name(f".{target.name}-{secrets.token_hex(4)}.partial")
     try:
         made.mkdir(parents=True)
         yield made
-        if target.exists():
-            target.rename(aside)
-        try:
-            made.rename(target)
-        except OSError:
-            if aside.exists():
-                aside.rename(target)
-            raise
+        while not _swap(made, target):
+            pass  # another process has put its folder there in between
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(made: Path, target: Path) -> bool:
+    """Put a folder in the place of another one; False where a third one was quicker."""
+    aside = target.with_name(f".{target.name}-{secrets.token_hex(4)}.old")
+    try:
+        with suppress(FileNotFoundError):
+            target.rename(aside)
+        made.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        elif aside.exists():
+            aside.rename(target)
+    return True
 
 
 def replace_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -98,5 +98,5 @@ def save(model: Any, path: Path, *, metadata: Mapping[str, Any]) -> None:
     import onnx
 
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata, ensure_ascii=False)})
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata, allow_nan=False)})
     onnx.save_model(model, path)

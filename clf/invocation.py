@@ -69,6 +69,8 @@ def understand(verb: str, words: Sequence[str]) -> Invocation:
     known, rest = _Words().parse_known_args(list(words))
     parts, flags = _split_parts(rest)
     files = [find_config(name, near=Path()) for name in known.config]
+    if verb == "export":
+        _refuse_keys_of_the_callback(flags)
     given = compose(files).config
     choice = _first(known.ckpt_path, given.get("ckpt_path"), None if verb == "fit" else "best")
     name = _first(known.name, given.get("name"), files[0].stem if files else None)
@@ -88,6 +90,12 @@ def understand(verb: str, words: Sequence[str]) -> Invocation:
     composed = compose([*layers, *parts])
     composed = compose([*layers, *parts, *_class_changes(flags, composed.config)])
     return Invocation(verb, composed, flags, name or (run.name if run else "run"), run, checkpoint, facts)
+
+
+def _refuse_keys_of_the_callback(flags: list[str]) -> None:
+    for *_, key, value in _pairs(flags):
+        if option := re.fullmatch(r"callbacks\.onnx_export\.(?:init_args\.)?(\w+)", key):
+            raise UserError(f"--{key} is for clf fit; clf export takes --{option[1]} {value}")
 
 
 def _first(*values: Any) -> str | None:

@@ -12,7 +12,7 @@ from clf import logs
 from clf.data.inputs import find_inputs
 from clf.errors import UserError, did_you_mean
 from clf.predictions import PredictionWriter, refuse_overwriting
-from clf.predictor import Predictor
+from clf.predictor import DEVICES, Predictor
 from clf.progressbar import watched
 from clf.statistics import Proportion
 
@@ -108,14 +108,17 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "--callbacks.predictions.top_k", metavar="K", type=_positive, default=5, help="labels a row (5)"
     )
     parser.add_argument("--output", metavar="FILE", help="table to write: .csv, .jsonl or .parquet")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where the model runs")
     parser.add_argument("--log_level", choices=("debug", "info", "warning", "error"), default="info")
     return parser.parse_args(list(words))
 
 
+_MOST = 1_000_000
+
+
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be 1 or more")
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} must be between 1 and {_MOST}")
     return int(text)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from clf.cores import usable_cores
 from clf.errors import UserError
 from clf.exported import INPUT, Exported, find_model, read_exported, read_sidecar
 from clf.predictions import NOT_FINITE, Prediction, rank
-from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels, unit_array, upright_rgb
+from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels, unit_array
 
 # From 1.29 on ONNX Runtime tells its maker about each process, and writes an identifier into the home folder. Whoever
 # wants that says so with ORT_DISABLE_TELEMETRY=0; it is looked at when the library is loaded.
@@ -26,6 +26,7 @@ ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8]
 """An image: a file, the bytes of one, a Pillow image, or its RGB pixels, uint8 (H, W, 3)."""
 
 Device = Literal["auto", "cpu", "cuda"]
+DEVICES = get_args(Device)
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -68,6 +69,7 @@ class Predictor:
         self.exported: Exported = read_exported(
             path, sidecar=sidecar, metadata=self._session.get_modelmeta().custom_metadata_map
         )
+        _require_shapes(self._session, self.exported)
         self._max_pixels = max_pixels
 
     @property
@@ -88,8 +90,8 @@ class Predictor:
         Yields:
             A prediction each; where an image cannot be read, one with the reason.
         """
-        _require(top_k >= 1, f"top_k={top_k} must be 1 or more")
-        _require(batch_size >= 1, f"batch_size={batch_size} must be 1 or more")
+        for key, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
+            _require(value is None or value >= 1, f"{key}={value} must be 1 or more")
         source, waiting = iter(images), deque[list[tuple[ImageLike, Future[NDArray[Any]]]]]()
         with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode") as pool:
             while True:
@@ -108,6 +110,7 @@ class Predictor:
         Raises:
             UnreadableImage: If it is none.
         """
+        _require(top_k >= 1, f"top_k={top_k} must be 1 or more")
         [ranked] = rank(self.scores(self.prepare(image)[None]), self.classes, top_k=top_k)
         return Prediction(_name(image), ranked, error="" if ranked else NOT_FINITE)
 
@@ -148,11 +151,9 @@ class Predictor:
             return np.maximum(np.log(output), np.finfo(np.float32).min)
 
     def _decoded(self, image: ImageLike) -> Image.Image:
-        if isinstance(image, Image.Image):
-            return upright_rgb(image.copy())
         if isinstance(image, np.ndarray):
             _require(image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, _not_rgb(image))
-            return Image.fromarray(image)
+            image = Image.fromarray(image)
         return decode(image, max_pixels=self._max_pixels)
 
     def _finish(self, batch: Sequence[tuple[ImageLike, Future[NDArray[Any]]]], *, top_k: int) -> Iterator[Prediction]:
@@ -176,7 +177,7 @@ def _open(path: Path, *, device: Device, threads: int | None) -> tuple[Literal["
     """Load the graph where it is wanted; ``auto`` takes the GPU where ONNX Runtime knows one that works."""
     import onnxruntime
 
-    _require(device in ("auto", "cpu", "cuda"), f"device={device!r} is none of auto, cpu, cuda")
+    _require(device in DEVICES, f"device={device!r} is none of {', '.join(DEVICES)}")
     if device != "cpu" and _PROVIDERS["cuda"] in onnxruntime.get_available_providers():
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them
         session = _load(path, provider=_PROVIDERS["cuda"], threads=threads)
@@ -198,6 +199,17 @@ def _load(path: Path, *, provider: str, threads: int | None) -> Any:
     except Exception as error:  # its exceptions have no common class
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model {str(path)!r} cannot be loaded: {reason}; export again") from error
+
+
+def _require_shapes(session: Any, exported: Exported) -> None:
+    """Hold what a file says about itself against its graph."""
+    (given,), (made,), (height, width) = session.get_inputs(), session.get_outputs(), exported.preprocessing.size
+    inputs = [height, width, 3] if exported.embed == "full" else [3, height, width]
+    if (given.name, given.shape[1:], made.shape[1:]) != (INPUT, inputs, [len(exported.classes)]):
+        raise UserError(
+            f"{exported.path} says one thing and does another: its graph takes {given.name!r} {given.shape} and gives "
+            f"{made.shape}, its labels speak of {inputs} and {len(exported.classes)} classes; export again"
+        )
 
 
 def _name(image: ImageLike) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Importing a plugin registers it; without these two the first unknown file would make Pillow import all of its plugins.
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from clf.errors import UserError, did_you_mean
 
@@ -27,6 +27,18 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What they may hold, whatever they are called. GIF often hides behind another suffix; a closed list keeps uploaded
 # bytes away from Pillow's other decoders (EPS starts Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+# EXIF's orientation -> what makes the image upright. `PIL.ImageOps.exif_transpose` does the same, and then fails at odd
+# metadata, which it writes again.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 _PILLOW_MODULES = re.compile(r"PIL\.")
 
@@ -52,7 +64,7 @@ class UnreadableImage(UserError):
         self.is_image = is_image
 
 
-def decode(source: str | Path | bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
+def decode(source: str | Path | bytes | Image.Image, *, max_pixels: int = 50_000_000) -> Image.Image:
     """Read an image completely and turn it into upright RGB.
 
     EXIF orientation is applied. Transparency is laid on white. 16-bit grey is scaled by its bit depth; other integers
@@ -60,23 +72,29 @@ def decode(source: str | Path | bytes, *, max_pixels: int = 50_000_000) -> Image
     white is. Of an animation or a multi-page file the first frame counts. Colour profiles are ignored.
 
     Args:
-        source: A file, or the bytes of one.
+        source: A file, the bytes of one, or an image that Pillow has opened, which is left as it is.
         max_pixels: Larger images are refused by their header, before anything is decoded.
     Returns:
         An RGB image without metadata, independent of the file.
     Raises:
         UnreadableImage: If the source is missing, empty, not an image, too large, truncated or damaged.
     """
-    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else f"image {str(source)!r}"
     try:
-        with _pillow_warnings_ignored(), _open(source) as file:
-            return upright_rgb(_load(file, max_pixels=max_pixels))
+        with _pillow_warnings_ignored(), _opened(source) as image:
+            width, height = image.size
+            if not width * height:
+                raise ValueError("it has no pixels")
+            if width * height > max_pixels:
+                raise ValueError(f"{width} x {height} pixels are more than {max_pixels}")
+            image.load()  # verify() would pass truncated files.
+            return _upright_rgb(image)
     except MemoryError:
         raise  # The machine's trouble, not the file's.
     except Exception as error:  # Damaged files make Pillow raise nearly anything, from struct.error to EOFError.
         reason = f"cannot be read: {_reason(error)}"
         is_image = not isinstance(error, UnidentifiedImageError)
-        raise UnreadableImage(f"{name} {reason}; repair or remove it", reason=reason, is_image=is_image) from error
+        message = f"image {_name(source)} {reason}; repair or remove it"
+        raise UnreadableImage(message, reason=reason, is_image=is_image) from error
 
 
 @dataclass(frozen=True)
@@ -250,20 +268,25 @@ def _pillow_warnings_ignored() -> Iterator[None]:
             filters.remove(entry)
 
 
-def _open(source: str | Path | bytes) -> IO[bytes]:
-    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+@contextmanager
+def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
+    """Read the header of the first frame, and give it in its own mode; raises whatever Pillow raises."""
+    if isinstance(source, Image.Image):
+        yield source
+        return
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        if not file.read(1):
+            raise ValueError("it is empty")
+        yield Image.open(file, formats=FORMATS)
 
 
-def _load(file: IO[bytes], *, max_pixels: int) -> Image.Image:
-    """Decode the first frame in its own mode; raises whatever Pillow raises."""
-    if not file.read(1):
-        raise ValueError("it is empty")
-    image = Image.open(file, formats=FORMATS)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ValueError(f"{width} x {height} pixels are more than {max_pixels}")
-    image.load()  # verify() would pass truncated files.
-    return image
+def _name(source: str | Path | bytes | Image.Image) -> str:
+    if isinstance(source, bytes):
+        return f"of {len(source)} bytes"
+    if isinstance(source, Image.Image):
+        source = getattr(source, "filename", "")
+        return repr(str(source)) if source else "without a file"
+    return repr(str(source))
 
 
 def _reason(error: Exception) -> str:
@@ -274,17 +297,21 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn a loaded image of any mode as its EXIF says, in place, and convert it to RGB."""
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded image of any mode to RGB and turn it as its EXIF says; the image itself is left as it is."""
+    rgb = _to_rgb(image)
+    rgb.info.clear()  # Or an orientation could be applied a second time.
+    turn = _TURNS.get(_orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Any:
     try:
-        ImageOps.exif_transpose(image, in_place=True)
+        return image.getexif().get(ExifTags.Base.Orientation)
     except MemoryError:
         raise
     except Exception:
-        pass  # Pillow turns the pixels, then rewrites the metadata and fails at odd ones; none are kept anyway.
-    rgb = _to_rgb(image)
-    rgb.info.clear()  # Or an orientation could be applied a second time.
-    return rgb
+        return None  # Metadata may be damaged in any way; the pixels are not.
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

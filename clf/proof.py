@@ -58,7 +58,7 @@ class Proof:
 
     def to_dict(self) -> dict[str, Any]:
         """Turn into primitives."""
-        return {**asdict(self), "rtol": RTOL, "atol": ATOL}
+        return {**asdict(self), "rtol": RTOL, "atol": ATOL, "batch_size": _IMAGES_AT_ONCE}
 
 
 def prove(

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from clf.chunks import chunks
 from clf.data.samples import Sample
+from clf.errors import UserError
 from clf.exported import INPUT
+from clf.predictions import NOT_FINITE
 from clf.predictor import Predictor
 from clf.statistics import paired_interval
 
@@ -151,7 +153,7 @@ def compare(full: Predictor, smaller: Predictor, samples: Sequence[Sample], *, m
         megabytes: Size of both files.
     """
     labels = [sample.label for sample in samples]
-    guesses = [[row.label for row in model.predict([s.path for s in samples], top_k=1)] for model in (full, smaller)]
+    guesses = [_labels(model, samples) for model in (full, smaller)]
     right = [np.array([guess == label for guess, label in zip(each, labels, strict=True)]) for each in guesses]
     return Cost(
         n=len(samples),
@@ -164,12 +166,20 @@ def compare(full: Predictor, smaller: Predictor, samples: Sequence[Sample], *, m
     )
 
 
+def _labels(model: Predictor, samples: Sequence[Sample]) -> list[str | None]:
+    rows = list(model.predict((sample.path for sample in samples), top_k=1))
+    for row in rows:
+        if row.error and row.error != NOT_FINITE:  # that one is the network's fault, and no label is a wrong one
+            raise UserError(row.error)
+    return [row.label for row in rows]
+
+
 def _latencies(full: Predictor, smaller: Predictor, path: str, *, size: int) -> tuple[float, float]:
     """Time both in turn, and take the medians in milliseconds."""
     found: dict[Predictor, list[float]] = {full: [], smaller: []}
+    inputs = np.repeat(full.prepare(path)[None], size, axis=0)  # the same for both
     for turn in range(_PASSES + 2):
         for model, seconds in found.items():
-            inputs = np.repeat(model.prepare(path)[None], size, axis=0)
             started = perf_counter()
             model.run(inputs)
             if turn >= 2:  # the first ones warm up

@@ -94,8 +94,17 @@ def record_score(path: Path, split: str, entry: Mapping[str, Any], *, step: int)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a run, e.g. ``metrics.json``; empty where there is none yet."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    """Read a JSON file of a run, e.g. ``metrics.json``; empty where there is none yet.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}; mend it, or move it away") from error
 
 
 def _finite(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -35,6 +36,7 @@ def main(words: Sequence[str]) -> int:
         import clf.service.app  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"clf serve needs {error.name}; install it with: pip install 'clf[serve]'") from error
+    _require_address(settings.host, settings.port)
     os.environ.update(settings.to_environment())  # how worker processes learn of them
     with _noticing_ctrl_c() as was_interrupted:
         uvicorn.run(
@@ -50,6 +52,18 @@ def main(words: Sequence[str]) -> int:
             timeout_graceful_shutdown=round(settings.timeout) + _DRAIN,
         )
     return 130 if was_interrupted() else 0
+
+
+def _require_address(host: str, port: int) -> None:
+    """Try the address before uvicorn does, which has many lines and no advice for one that cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise UserError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from error
 
 
 @contextmanager

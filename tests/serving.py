@@ -42,7 +42,7 @@ def make_export(folder: Path) -> torch.nn.Module:
     image.parent.mkdir(parents=True, exist_ok=True)
     image.write_bytes(picture())
     samples = [Sample(str(image), "cat")]
-    facts = {"run": "tiny/001", "metrics": {"val": {"n": 20, "acc_top1": 0.5, "f1_macro": float("nan")}}}
+    facts = {"run": "tiny/001", "metrics": {"val": {"n": 20, "acc_top1": 0.5, "f1_macro": None}}}
     preprocessing = Preprocessing(size=(64, 64))
     export(ExportRequest(network, CLASSES, preprocessing, 1.5, samples, facts=facts), folder)
     made: torch.nn.Module = network
@@ -87,11 +87,13 @@ class Server:
 
     def logged(self, text: str, *, after: int = 0) -> str:
         """Wait for a line of the access log that holds a text: it is written once the connection is done with."""
-        while self.process.poll() is None:
+        for _ in range(1500):
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended without logging {text!r}")
             if found := [line for line in self.access[after:] if text in line]:
                 return found[0]
             time.sleep(0.02)
-        raise AssertionError(f"the server ended without logging {text!r}")
+        raise AssertionError(f"{text!r} was never logged")
 
     def stop(self) -> int:
         """Send SIGTERM; give the exit code."""

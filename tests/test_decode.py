@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_kinds import grey_tiff
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -49,14 +50,6 @@ def png_header(width: int, height: int) -> bytes:
     chunks = [header, b"IDAT" + zlib.compress(b"0")]
     framed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
-
-
-def grey_tiff(data: bytes, *, width: int, bits: int, white_is_zero: bool = False) -> bytes:
-    """Return a TIFF of one row, of a kind that Pillow reads and does not write."""
-    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: int(not white_is_zero)}  # Size, depth, no compression, grey.
-    tags |= {273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: 1, 279: len(data)}  # One strip, behind the nine tags.
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP"])

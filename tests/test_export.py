@@ -11,10 +11,10 @@ import onnx
 import pytest
 import torch
 from exports import CLASSES, SPEC, draw_samples, exported, network
-from PIL import Image
 
 from clf import export as exporting
 from clf import proof
+from clf.data.samples import Sample
 from clf.errors import UserError
 from clf.export import ExportRequest, NotProven
 from clf.exported import METADATA, SIDECAR
@@ -170,6 +170,16 @@ def test_a_folder_that_holds_other_things_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "export/model.onnx").read_bytes() == before
 
 
+@pytest.mark.parametrize("names", [["README.md"], ["model.onnx"], ["README.md", "model.onnx", "labels_mapping.json"]])
+def test_files_that_only_have_an_export_s_names_are_left_alone(tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "export").mkdir()
+    for name in names:
+        (tmp_path / "export" / name).write_text('{"mine": true}')
+    with pytest.raises(UserError, match=f"holds other things than an export, e.g. {names[0]}"):
+        exported(tmp_path)
+    assert {(tmp_path / "export" / name).read_text() for name in names} == {'{"mine": true}'}
+
+
 def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "export").write_text("mine")
     with pytest.raises(UserError, match="is a file; give a folder"):
@@ -210,6 +220,22 @@ def test_a_smaller_precision_is_measured_against_the_full_one(tmp_path: Path, pr
     assert {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[precision] in kinds
     assert Predictor(tmp_path / "export").predict_one(tmp_path / "images/00.jpg").ranked
     assert f"## {precision} against fp32" in (tmp_path / "export/README.md").read_text(encoding="utf-8")
+
+
+def test_an_image_that_cannot_be_read_counts_for_no_precision(tmp_path: Path) -> None:
+    samples = draw_samples(tmp_path / "mine", 12)
+    Path(samples[7].path).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"07.jpg' cannot be read"):
+        exported(tmp_path, samples=samples, images=1, precision="fp16")
+    assert not (tmp_path / "export").exists()
+
+
+def test_class_names_may_be_any_text(tmp_path: Path) -> None:
+    names = ["caf\udce9", "\u202egnp", "<script>"]
+    samples = [Sample(sample.path, None) for sample in draw_samples(tmp_path / "images", 3)]
+    exported(tmp_path, classes=names, samples=samples)
+    assert Predictor(tmp_path / "export").classes == names
+    assert "caf\\udce9" in (tmp_path / "export/README.md").read_text(encoding="utf-8")
 
 
 def test_what_quantises_leaves_the_logging_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -304,8 +330,59 @@ def test_what_is_missing_or_no_model_is_named(tmp_path: Path) -> None:
         Predictor(tmp_path / "export")
 
 
+@pytest.mark.parametrize("content", ["5", "null", '"text"', "[" * 100_000, '{"model_sha256": 1}'])
+def test_a_damaged_sidecar_is_said(tmp_path: Path, content: str) -> None:
+    exported(tmp_path)
+    (tmp_path / "export" / SIDECAR).write_text(content)
+    with pytest.raises(UserError, match=f"{SIDECAR} .*export again"):
+        Predictor(tmp_path / "export")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("idx_to_class", []), ("idx_to_class", None), ("input", 3), ("normalization", {})]
+)
+def test_labels_of_another_kind_are_said(tmp_path: Path, key: str, value: Any) -> None:
+    exported(tmp_path)
+    edited(tmp_path / "export" / SIDECAR, **{key: value})
+    with pytest.raises(UserError, match=r"export again"):
+        Predictor(tmp_path / "export")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (None, "is damaged"),
+        ({}, "is damaged"),
+        ({"temperature": 0.0}, "is damaged .*temperature=0"),
+        ({"classes": ["a", "b"]}, "says one thing and does another: .* and 2 classes"),
+        ({"embed": "full"}, "says one thing and does another"),
+    ],
+)
+def test_a_file_that_says_what_it_does_not_do_is_refused(
+    tmp_path: Path, said: dict[str, Any] | None, message: str
+) -> None:
+    exported(tmp_path)
+    path = tmp_path / "export/model.onnx"
+    model = onnx.load(path)
+    [entry] = model.metadata_props
+    entry.value = json.dumps(json.loads(entry.value) | said if said else said)
+    onnx.save(model, path)
+    changes = dict(said or {})
+    if names := changes.pop("classes", None):
+        changes["idx_to_class"] = {str(at): name for at, name in enumerate(names)}
+    edited(path.with_name(SIDECAR), **changes, model_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(UserError, match=message):
+        Predictor(path)
+
+
+def test_a_link_to_the_file_is_the_file(tmp_path: Path) -> None:
+    exported(tmp_path)
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "export/model.onnx")
+    assert Predictor(tmp_path / "link.onnx").classes == CLASSES
+
+
 def test_a_request_is_complete_without_facts(tmp_path: Path) -> None:
     samples = draw_samples(tmp_path / "images", 3)
     result = exporting.export(ExportRequest(network(), CLASSES, SPEC, 1.0, samples), tmp_path / "out")
     assert result.exported.path == tmp_path / "out/model.onnx"
-    Image.open(samples[0].path).verify()
+    assert Predictor(tmp_path / "out").predict_one(samples[0].path).label in CLASSES

@@ -4,6 +4,9 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +158,23 @@ def test_the_file_says_where_it_comes_from(folder: Path) -> None:
     assert "| network | test_resnet |" in card
 
 
+def test_what_a_model_was_trained_on_is_not_what_it_is_proven_on(folder: Path) -> None:
+    assert fit() == 0
+    draw_folders(folder / "others", {f"{split}/{name}": 2 for split in ("train", "val") for name in "abc"})
+    assert main(("export", "--data.root", "others")) == 0
+    said = facts()
+    environment = json.loads(Path("runs/tiny/001/environment.json").read_text(encoding="utf-8"))
+    assert said["data"] == "3 classes, 18 train / 18 val / 18 test images"
+    assert said["data_fingerprint"] == environment["data"]["fingerprint"]
+    assert said["proven_on"] == "3 classes, 6 train / 6 val images, no test"
+    assert "| trained on | 3 classes, 18 train" in (EXPORT / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_fit_can_end_with_an_export(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert fit("--callbacks.onnx_export.embed", "full") == 0
     assert Predictor(EXPORT).exported.embed == "full"
     assert facts()["checkpoint"] == "best.ckpt"
-    assert "18 val" in facts()["data"]
+    assert "18 val" in facts()["proven_on"]
 
 
 def test_a_fit_without_checkpoints_says_that_there_is_nothing_to_export(
@@ -247,19 +262,60 @@ def test_each_flag_changes_the_export(folder: Path, capsys: pytest.CaptureFixtur
         (("--embd", "full"), "embd"),
         (("--data.root", "elsewhere"), "elsewhere"),
         (("--ckpt_path", "auto"), "auto"),
+        (("--callbacks.onnx_export.embed", "full"), r"is for clf fit; clf export takes --embed full"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_the_earlier_export(
     folder: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = folder / "runs/tiny/001/checkpoints"
-    if not checkpoint.exists():
-        assert fit("--trainer.max_epochs", "1") == 0
+    assert fit("--trainer.max_epochs", "1", "--callbacks.onnx_export", "{}") == 0
+    before = {path.name: path.read_bytes() for path in EXPORT.iterdir()}
     capsys.readouterr()
     assert main(("export", *words)) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert re.search(message, line)
-    assert not EXPORT.exists()
+    assert {path.name: path.read_bytes() for path in EXPORT.iterdir()} == before
+
+
+def test_sigterm_takes_away_what_is_half_made(folder: Path) -> None:
+    assert fit("--trainer.max_epochs", "1", "--callbacks.onnx_export", "{}") == 0
+    before = {path.name: path.read_bytes() for path in EXPORT.iterdir()}
+    command = [sys.executable, "-m", "clf", "export", "--embed", "full"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(EXPORT.parent.glob(".export-*.partial")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said.splitlines()[-1] == "stopped by SIGTERM; nothing was exported"
+    assert not list(EXPORT.parent.glob(".*"))
+    assert {path.name: path.read_bytes() for path in EXPORT.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "metrics.json cannot be read: .*; mend it"), ('{"val": {"step": -1}}', "")]
+)
+def test_scores_that_cannot_be_read_are_named(
+    folder: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--trainer.max_epochs", "1") == 0
+    (EXPORT.parent / "metrics.json").write_text(content)
+    capsys.readouterr()
+    assert main(["export"]) == (2 if message else 0)
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("tiny.yaml/x", "output='tiny.yaml/x' cannot be written"), ("n" * 250, "too long"), ("/proc", "is a mount point")],
+)
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(
+    folder: Path, output: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--callbacks.onnx_export.output", output) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path("runs").glob("*/*/checkpoints/*"))
 
 
 def test_help_explains_the_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,13 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from datasets import touch
 
-from clf.files import new_folder, replace_csv, replace_text
+from clf.files import new_folder, replace_csv, replace_text, replacement
 
 
 def test_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -39,6 +40,32 @@ def test_folder_of_another_process_is_kept(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"):
         fill()
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "theirs.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole_whoever_else_does(tmp_path: Path) -> None:
+    def put(writer: int) -> None:
+        for turn in range(40):
+            with replacement(tmp_path / "data") as made:
+                for name in ("one", "two"):
+                    (made / name).write_text(f"{writer} {turn}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, range(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert (tmp_path / "data/one").read_text() == (tmp_path / "data/two").read_text()
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    touch(tmp_path, "data/before.txt")
+
+    def fill() -> None:
+        with replacement(tmp_path / "data") as made:
+            touch(made, "after.txt")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "before.txt"]
 
 
 def test_a_table_gives_every_cell_back(tmp_path: Path) -> None:

@@ -87,6 +87,17 @@ def test_an_image_that_cannot_be_read_is_a_row_with_the_reason(folder: Path, pre
         predictor.predict_one("gone.jpg")
 
 
+def test_an_opened_image_is_treated_like_its_file(predictor: Predictor) -> None:
+    cut = Image.open(io.BytesIO(KINDS["baseline.jpg"][:900]))
+    good = Image.open(io.BytesIO(KINDS["turned by EXIF.jpg"]))
+    [bad, fine] = predictor.predict([cut, good])
+    assert "image without a file cannot be read: " in bad.error
+    assert fine.error == ""
+    assert good.size == (60, 40), "it is left as it is"
+    with pytest.raises(UnreadableImage, match="60 x 40 pixels are more than 100"):
+        Predictor(predictor.exported.path, max_pixels=100).predict_one(good)
+
+
 def test_a_stream_without_end_is_predicted_as_it_comes(predictor: Predictor) -> None:
     asked = 0
 
@@ -98,6 +109,19 @@ def test_a_stream_without_end_is_predicted_as_it_comes(predictor: Predictor) -> 
 
     assert len(list(islice(predictor.predict(camera(), batch_size=4, workers=1), 6))) == 6
     assert asked <= 6 + 4 * 4  # a few batches ahead, and no more
+
+
+@pytest.mark.parametrize("image", [np.zeros((0, 0, 3), np.uint8), Image.new("RGB", (0, 5))], ids=["array", "image"])
+def test_an_image_without_pixels_is_a_row_with_the_reason(predictor: Predictor, image: Any) -> None:
+    [row] = predictor.predict([image])
+    assert "cannot be read: it has no pixels" in row.error
+
+
+@pytest.mark.parametrize("given", [{"top_k": 0}, {"workers": -1}, {"batch_size": 0}])
+def test_numbers_below_one_are_refused(predictor: Predictor, given: dict[str, int]) -> None:
+    [[key, value]] = given.items()
+    with pytest.raises(UserError, match=f"{key}={value} must be 1 or more"):
+        list(predictor.predict([KINDS["image.bmp"]], **given))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +206,10 @@ def test_clf_predict_counts_what_it_could_not_read(
             ["--data.predict", "images", "--data.predct", "x"],
             "has no key '--data.predct'; did you mean '--data.predict'",
         ),
-        (["--data.predict", "images", "--data.batch_size", "0"], "--data.batch_size: '0' must be 1 or more"),
+        (
+            ["--data.predict", "images", "--data.batch_size", "0"],
+            "--data.batch_size: '0' must be between 1 and 1000000",
+        ),
         (["--data.predict", "images", "--model.arch", "resnet18"], "has no key '--model.arch'"),
     ],
 )

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,30 @@ def test_files_of_others_are_neither_counted_nor_deleted(tmp_path: Path) -> None
     shelf.put(f"{9:064x}.png", b"new", replace=False)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*others, ours[2], f"{9:064x}.png"}
+
+
+def test_what_killed_processes_left_unfinished_is_swept_out(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".{number:064x}.jpg.0123abcd.partial" for number in range(2))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    Shelf(tmp_path, keep=2)
+    assert [*tmp_path.iterdir()] == [new]
+
+
+def test_a_folder_that_cannot_be_used_is_said_once_and_again_when_it_breaks_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Shelf(tmp_path / ("n" * 300), keep=2)
+    assert "nothing is kept in" in caplog.text
+    caplog.clear()
+    (tmp_path / "shelf").write_text("a file, for now")
+    shelf = Shelf(tmp_path / "shelf", keep=2)
+    for works in (False, False, True, False):
+        (tmp_path / "shelf").unlink() if (tmp_path / "shelf").is_file() else shutil.rmtree(tmp_path / "shelf")
+        (tmp_path / "shelf").mkdir() if works else (tmp_path / "shelf").write_text("a file")
+        shelf.put(f"{works:064x}.png", b"new", replace=True)
+    assert caplog.text.count("nothing is kept in") == 2
 
 
 def test_the_result_that_is_kept_is_the_last_one(tmp_path: Path) -> None:

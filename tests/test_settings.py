@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -6,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clf.cores import usable_cores
 from clf.errors import UserError
 from clf.main import main
 from clf.service.settings import Settings
@@ -25,7 +25,7 @@ def test_worker_processes_get_equal_settings() -> None:
 
 
 def test_processes_share_the_cores_unless_they_are_told_otherwise() -> None:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     assert Settings().network_threads == cores
     assert Settings(workers=cores * 4).network_threads == 1
     assert Settings(workers=cores * 4, threads=3).network_threads == 3
@@ -38,6 +38,11 @@ def test_processes_share_the_cores_unless_they_are_told_otherwise() -> None:
         ({}, {"CLF_PORT": "http"}, "CLF_PORT='http' is not a whole number"),
         ({"port": "70000"}, {}, "port=70000 must be 0 or more and at most 65535"),
         ({"workers": "0"}, {}, "workers=0 must be 1 or more"),
+        ({"threads": "99999999999999"}, {}, "threads=99999999999999 must be 0 or more and at most 1024"),
+        ({"host": ""}, {}, "host='' would let all machines in"),
+        ({}, {"CLF_API_KEY": " spaced "}, "api_key begins or ends with a space"),
+        ({"max_pixels": "200000000"}, {}, "max_pixels=200000000 must be 1 or more and at most 178956970"),
+        ({"port": "_8__0_"}, {}, "--port='_8__0_' is not a whole number"),
         ({"timeout": "0"}, {}, "timeout=0.0 must be more than 0"),
         ({"timeout": "nan"}, {}, "timeout=nan must be more than 0"),
         ({"batch_wait": "-1"}, {}, "batch_wait=-1.0 must be 0 or more"),

@@ -111,22 +111,32 @@ def _network(model: Classifier, checkpoint: Path) -> nn.Module:
 
 
 def _facts(model: Classifier, data: ImageData, *, checkpoint: Path, run: Run | None) -> dict[str, Any]:
-    """Say where a model comes from: network, checkpoint, data, run, scores and versions."""
+    """Say where a model comes from: network, checkpoint, data, run, scores and versions; no paths."""
+    import onnxruntime
+
     facts: dict[str, Any] = {
         "network": next(iter(model.facts.network.values())),
         "checkpoint": checkpoint.name,
-        "data": data.describe(),
-        "data_fingerprint": data.fingerprint(),
-        **{package: version(package) for package in ("clf", "torch", "timm", "onnx", "onnxruntime")},
+        "proven_on": _sizes(data.describe()),
+        **{package: version(package) for package in ("clf", "torch", "timm", "onnx")},
+        "onnxruntime": onnxruntime.__version__,  # the package has other names, too: onnxruntime-gpu
     }
     if run is None:
         return facts
     facts["run"] = f"{run.name}/{run.path.name}"
+    if trained_on := results.read(run.path / "environment.json").get("data"):
+        facts["data"] = _sizes(trained_on["description"])
+        facts["data_fingerprint"] = trained_on["fingerprint"]
     scores, step = results.read(run.path / "metrics.json"), read_step(checkpoint)
     kept = ("n", "acc_top1", "acc_top1_interval", "f1_macro", "f1_macro_interval")
     facts["metrics"] = {
-        split: {name: scores[split][name] for name in kept}
+        split: {name: scores[split].get(name) for name in kept}
         for split in SCORED_SPLITS
         if split in scores and scores[split].get("step") == step  # of other weights, it says nothing about these
     }
     return facts
+
+
+def _sizes(description: str) -> str:
+    """Leave the place out of a description of data: the model goes where it is nobody's business."""
+    return description.rpartition(": ")[2]

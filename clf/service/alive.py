@@ -4,15 +4,12 @@ import os
 import sys
 from http.client import HTTPConnection, HTTPException
 
+_SECONDS = 5.0  # to wait for an answer; Docker waits for 10
 
-def is_alive(port: int, *, timeout: float = 5.0) -> bool:
-    """Ask ``/health``.
 
-    Args:
-        port: Where the service listens on this machine.
-        timeout: Seconds to wait for an answer.
-    """
-    connection = HTTPConnection("127.0.0.1", port, timeout=timeout)
+def is_alive(port: int) -> bool:
+    """Ask ``/health`` of the service that listens on a port of this machine."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from clf.files import spelled_out
 from clf.predictions import Ranked
 
 
@@ -102,5 +103,5 @@ def answer(ranked: Ranked, *, model: str) -> Answer:
         ranked: Labels with probabilities, most probable first.
         model: What the model is called.
     """
-    scored = [Scored(label=label, confidence=confidence) for label, confidence in ranked]
+    scored = [Scored(label=spelled_out(label), confidence=confidence) for label, confidence in ranked]
     return Answer(label=scored[0].label, confidence=scored[0].confidence, top_k=scored, model=model)

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from clf import __version__
-from clf.predictions import Ranked, rank
+from clf.predictions import NOT_FINITE, Ranked, rank
 from clf.predictor import Predictor
 from clf.preprocess import UnreadableImage
 from clf.service import answers, pages
@@ -91,8 +91,8 @@ class Service:
 
     async def close(self) -> None:
         """Stop, once nothing is at work and all is kept."""
-        while self._keeping:
-            await asyncio.wait(self._keeping)
+        while at_work := self._tasks | self._keeping:
+            await asyncio.wait(at_work)
         await self.batcher.close()
 
     def deadline(self) -> float:
@@ -115,7 +115,7 @@ class Service:
             scores = await self.batcher.submit(image, predictor.prepare, predictor.scores, deadline=deadline)
             [ranked] = rank(scores[None], predictor.classes, top_k=top_k)
             if not ranked:
-                raise UnreadableImage(f"the image {NO_ANSWER}", reason=NO_ANSWER)
+                raise UnreadableImage(NOT_FINITE, reason=f"has no answer: {NOT_FINITE}")
             return ranked
 
         def done(task: asyncio.Task[Ranked]) -> None:
@@ -190,11 +190,9 @@ def _endpoints(service: Service) -> APIRouter:
         deadline = service.deadline()
         predictor = await service.model.get()
         service.rooms.take(1)
-        more = 0
         try:
             uploads = await read_images(request, most=service.settings.max_files, deadline=deadline)
-            more = len(uploads) - 1
-            service.rooms.take(more)
+            service.rooms.take(len(uploads) - 1)
         except BaseException:
             service.rooms.free(1)
             raise
@@ -221,7 +219,6 @@ def _outcome(name: str, task: asyncio.Task[Ranked], *, model: str) -> Outcome:
 
 # -------------------------------------------------------------------------------------------------- what goes wrong
 
-NO_ANSWER = "has no answer: the network's output for it is not finite"
 _LATE = "no answer in time; send it again later, or a smaller image"
 
 

@@ -1,10 +1,11 @@
 """Images out of the bodies of requests, in memory: nothing of a request is written to disk on the way."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -52,7 +53,10 @@ async def read_images(request: Request, *, most: int, deadline: float) -> list[U
     """
     if not _is_form(request):
         raise HTTPException(415, "send images as multipart/form-data, in fields called 'file'")
-    parser = _InMemory(request.headers, _stream(request), max_files=most + 1, max_fields=_FIELDS)
+    _, options = parse_options_header(request.headers["content-type"])
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise HTTPException(415, "names in a form must be UTF-8; leave its charset out")
+    parser = _InMemory(request.headers, request.stream(), max_files=most + 1, max_fields=_FIELDS)
     async with _arriving(deadline):
         form = await parser.parse()
         found = [each for name, each in form.multi_items() if name == "file"]
@@ -78,11 +82,6 @@ async def _arriving(deadline: float) -> AsyncIterator[None]:
         raise HTTPException(status, f"the form cannot be read: {error.message}") from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the request ended before it was complete") from error
-
-
-async def _stream(request: Request) -> AsyncGenerator[bytes, None]:
-    async for part in request.stream():
-        yield part
 
 
 def _is_form(request: Request) -> bool:

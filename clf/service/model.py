@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import os
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clf.errors import UserError
+from clf.files import spelled_out
 from clf.predictor import Device, Predictor
 from clf.service.settings import Settings
 
@@ -70,7 +70,7 @@ class Model:
         try:
             self._predictor = await asyncio.to_thread(_open, self._settings)
         except Exception as error:  # damaged files may raise anything; the service goes on and says so
-            reason = str(error) if isinstance(error, UserError) else f"the model cannot be loaded: {error}"
+            reason = str(error) if isinstance(error, UserError) else f"the model cannot be loaded: {_first_line(error)}"
             if reason != self._reason:
                 log.warning("not ready: %s", reason)
             self._reason = reason
@@ -78,6 +78,10 @@ class Model:
         else:
             exported = self._predictor.exported
             log.info("ready: %s, %d classes, on %s", exported.path, len(exported.classes), self._predictor.device)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def identify(predictor: Predictor) -> str:
@@ -93,16 +97,15 @@ def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
     from clf import __version__
 
     exported = predictor.exported
-    facts = {key: _finite(value) for key, value in exported.facts.items() if key not in ("embed", "temperature")}
     return {
         "model": identify(predictor),
         "sha256": exported.sha256,
         "num_classes": len(exported.classes),
-        "classes": exported.classes,
+        "classes": [spelled_out(name) for name in exported.classes],
         **exported.preprocessing.to_dict(),
         "embed": exported.embed,
         "temperature": exported.temperature,
-        "facts": facts,
+        "facts": exported.facts,
         "device": predictor.device,
         "versions": {"clf": __version__, "onnxruntime": onnxruntime.__version__},
         "limits": {
@@ -112,15 +115,6 @@ def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
             "timeout": settings.timeout,
         },
     }
-
-
-def _finite(value: Any) -> Any:
-    """Say None where a number is none: JSON has no word for it."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _open(settings: Settings) -> Predictor:

@@ -1,18 +1,23 @@
 """What the service can be told: one table of settings, each a flag and a variable of the environment."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from PIL import Image
+
 from clf.cores import usable_cores
 from clf.errors import UserError, did_you_mean
+from clf.predictor import DEVICES
 
 PREFIX = "CLF_"
 """What the name of a variable starts with; the rest is the setting's name."""
 
 # The command line's, the tests', and those of docker-compose.yml.
 _ELSEWHERE = {"CLF_DEBUG", "CLF_SHARED_DATA", "CLF_MODELS", "CLF_MODEL_NAME", "CLF_PUBLISH", "CLF_STOP"}
+_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # beyond them Pillow refuses images, whatever we say
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -35,12 +40,16 @@ class Settings:
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
     port: int = _setting(8000, "port to listen on; 0 takes a free one", least=0, most=65535)
     workers: int = _setting(1, "processes, each with its own copy of the model", least=1, most=256)
-    device: str = _setting("auto", "where the model runs", choices=("auto", "cpu", "cuda"))
-    threads: int = _setting(0, "threads of the network in each process on a CPU; 0 shares the cores out", least=0)
+    device: str = _setting("auto", "where the model runs", choices=DEVICES)
+    threads: int = _setting(
+        0, "threads of the network in each process on a CPU; 0 shares the cores out", least=0, most=1024
+    )
     log_level: str = _setting("info", "how much is logged; requests are logged from info on", choices=_LEVELS)
     api_key: str = _setting("", "when set, requests need it (X-API-Key, or Authorization: Bearer)", flag=False)
     max_bytes: int = _setting(20_000_000, "largest body of a request, in bytes", least=1)
-    max_pixels: int = _setting(50_000_000, "largest image, in pixels; refused by its header", least=1)
+    max_pixels: int = _setting(
+        50_000_000, "largest image, in pixels; refused by its header", least=1, most=_MOST_PIXELS
+    )
     max_files: int = _setting(32, "most images in one batch request", least=1)
     queue: int = _setting(64, "most images at work or waiting in each process; more are told to come back", least=1)
     timeout: float = _setting(30.0, "seconds a request may take", above=0.0)
@@ -67,7 +76,7 @@ class Settings:
             flags: Name of a setting -> what was typed.
             environment: ``CLF_*`` variables among others; an empty one is none.
         Raises:
-            UserError: If a name is unknown or a value is not what it must be.
+            UserError: If a value is not what it must be, or a variable looks like the misspelt name of a setting.
         """
         types = {each.name: type(each.default) for each in fields(cls)}
         variables = {name: value for name, value in environment.items() if name.startswith(PREFIX) and value}
@@ -93,7 +102,7 @@ def _parse(key: str, text: str, kind: type) -> Any:
     if kind is str:
         return text
     try:
-        return kind(text.replace("_", ""))
+        return kind(text)
     except ValueError as error:
         wanted = "a whole number" if kind is int else "a number"
         raise UserError(f"{key}={text!r} is not {wanted}; write e.g. {key}={8 if kind is int else 0.5}") from error
@@ -108,7 +117,11 @@ def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
     if "least" in rules and not rules["least"] <= value <= rules.get("most", float("inf")):
         most = f" and at most {rules['most']}" if "most" in rules else ""
         raise UserError(f"{said} must be {rules['least']:g} or more{most}")
+    if name == "api_key" and value != value.strip():
+        raise UserError("api_key begins or ends with a space, which no header can carry; leave it out")
+    if name == "host" and not value:
+        raise UserError(f"{said} would let all machines in; write 127.0.0.1, or 0.0.0.0 if they shall come in")
     if name == "api_key" and not (value.isascii() and value.isprintable()):
         raise UserError("api_key has characters that no header can carry; use printable ASCII")
-    if name.endswith("_dir") and value and Path(value).exists() and not Path(value).is_dir():
+    if name.endswith("_dir") and os.path.exists(value) and not os.path.isdir(value):
         raise UserError(f"{said} is a file; name a folder")

@@ -7,7 +7,9 @@ import logging
 import re
 import secrets
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from clf.preprocess import FORMATS
 log = logging.getLogger("clf")
 
 _OURS = re.compile(r"[0-9a-f]{64}\.\w+", re.ASCII)
+_UNFINISHED = re.compile(rf"\.{_OURS.pattern}\.[0-9a-f]{{8}}(\.partial)?", re.ASCII)
+_ABANDONED = 600  # seconds after which an unfinished file is that of a process that was killed
 
 
 class Shelf:
@@ -35,10 +39,12 @@ class Shelf:
         self._token = secrets.token_hex(4)  # Other processes may be writing the same name.
         self._lock = threading.Lock()
         self._failed = False
-        found = folder.iterdir() if folder.is_dir() else ()
-        there = [path for path in found if _OURS.fullmatch(path.name) and path.is_file()]
         # A dictionary keeps the order in which names came: a queue that knows what is in it.
-        self._names = dict.fromkeys(path.name for path in sorted(there, key=lambda path: path.stat().st_mtime_ns))
+        self._names: dict[str, None] = {}
+        try:
+            self._names = dict.fromkeys(_look_through(folder))
+        except OSError as error:
+            self._complain(error)
 
     def put(self, name: str, content: bytes, *, replace: bool) -> None:
         """Keep a file; where that fails, say it once: an answer does not depend on it.
@@ -59,10 +65,28 @@ class Shelf:
                     oldest = next(iter(self._names))
                     (self._folder / oldest).unlink(missing_ok=True)
                     del self._names[oldest]
+                self._failed = False
             except OSError as error:
-                if not self._failed:
-                    log.error("nothing is kept in %s: %s", self._folder, error.strerror or error)
-                self._failed = True
+                self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        """Say that nothing is kept, once until something is."""
+        if not self._failed:
+            log.error("nothing is kept in %s: %s", self._folder, error.strerror or error)
+        self._failed = True
+
+
+def _look_through(folder: Path) -> list[str]:
+    """List what earlier processes kept, oldest first, and sweep out what they left unfinished."""
+    found: list[tuple[int, str]] = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # other processes make room in the same folder
+            changed = path.stat().st_mtime_ns
+            if _OURS.fullmatch(path.name) and path.is_file():
+                found.append((changed, path.name))
+            elif _UNFINISHED.fullmatch(path.name) and time.time() - changed / 1e9 > _ABANDONED:
+                path.unlink()
+    return [name for _, name in sorted(found)]
 
 
 class Storage:
