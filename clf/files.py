@@ -116,10 +116,11 @@ def _swap(made: Path, target: Path) -> bool:
             raise
         return False
     finally:
+        if not target.exists():
+            with suppress(OSError):  # there was none, or a third one is there by now
+                aside.rename(target)
         if target.exists():
             shutil.rmtree(aside, ignore_errors=True)
-        elif aside.exists():
-            aside.rename(target)
     return True
 
 
