@@ -1,11 +1,11 @@
 """Files that are whole or not there."""
 
 import csv
-import errno
 import io
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,30 +98,39 @@ def replacement(target: Path) -> Iterator[Path]:
     try:
         made.mkdir(parents=True)
         yield made
-        while not _swap(made, target):
-            pass  # another process has put its folder there in between
+        with _only_one_in(target.parent):
+            _swap(made, target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _swap(made: Path, target: Path) -> bool:
-    """Put a folder in the place of another one; False where a third one was quicker."""
+def _swap(made: Path, target: Path) -> None:
     aside = target.with_name(f".{target.name}-{secrets.token_hex(4)}.old")
     try:
         with suppress(FileNotFoundError):
             target.rename(aside)
         made.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return False
     finally:
-        if not target.exists():
-            with suppress(OSError):  # there was none, or a third one is there by now
-                aside.rename(target)
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-    return True
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _only_one_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process, and no other thread, is in here for the same folder; where the system can say so."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and the lock with it
 
 
 def replace_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
