@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clf.cores import usable_cores
+from clf.data.inputs import find_inputs
 from clf.errors import UserError
 from clf.exported import INPUT, Exported, find_model, read_exported, read_sidecar
 from clf.predictions import NOT_FINITE, Prediction, rank
@@ -78,18 +79,30 @@ class Predictor:
         return self.exported.classes
 
     def predict(
-        self, images: Iterable[ImageLike], *, top_k: int = 5, batch_size: int = 32, workers: int | None = None
+        self,
+        images: str | Path | Iterable[ImageLike],
+        *,
+        top_k: int = 5,
+        batch_size: int = 32,
+        workers: int | None = None,
     ) -> Iterator[Prediction]:
         """Classify images, in their order, one after the other as they are ready.
 
         Args:
-            images: What to classify; may be a generator without end.
+            images: What to classify: a folder with all below it, a glob, or a manifest; or the images themselves, which
+                may come from a generator without end.
             top_k: How many labels a prediction names.
             batch_size: Images that go through the network at once.
             workers: Threads that decode; None is one for each core.
         Yields:
             A prediction each; where an image cannot be read, one with the reason.
+        Raises:
+            UserError: If the path names no images, or a number is below 1.
         """
+        _require(not isinstance(images, bytes | Image.Image), "predict takes several images; one goes to predict_one")
+        if isinstance(images, str | Path):
+            samples, _ = find_inputs(str(images), classes=self.classes)
+            images = (sample.path for sample in samples)
         for key, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
             _require(value is None or value >= 1, f"{key}={value} must be 1 or more")
         source, waiting = iter(images), deque[list[tuple[ImageLike, Future[NDArray[Any]]]]]()

@@ -87,6 +87,16 @@ def test_an_image_that_cannot_be_read_is_a_row_with_the_reason(folder: Path, pre
         predictor.predict_one("gone.jpg")
 
 
+def test_a_folder_means_all_images_below_it(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    one_by_one = [predictor.predict_one(path) for path in sorted((folder / "images").iterdir())]
+    for named in (folder / "images", str(folder), f"{folder}/images/*.jpg"):
+        assert [(row.path, row.label) for row in predictor.predict(named)] == [(r.path, r.label) for r in one_by_one]
+    with pytest.raises(UserError, match="holds no images"):
+        next(predictor.predict(tmp_path))
+    with pytest.raises(UserError, match="one goes to predict_one"):
+        next(predictor.predict(KINDS["image.bmp"]))  # type: ignore[arg-type]
+
+
 def test_an_opened_image_is_treated_like_its_file(predictor: Predictor) -> None:
     cut = Image.open(io.BytesIO(KINDS["baseline.jpg"][:900]))
     good = Image.open(io.BytesIO(KINDS["turned by EXIF.jpg"]))
