@@ -34,7 +34,7 @@ from clf.classifier import Classifier
 from clf.config import compose
 from clf.data.datamodule import ImageData
 from clf.environment import available_precision, device_name
-from clf.errors import UserError
+from clf.errors import UserError, first_line
 from clf.export import NotProven
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
@@ -83,7 +83,7 @@ def run(verb: str, words: Sequence[str]) -> int:
             log.error("%s", failure)
             return 1
         except MisconfigurationException as error:
-            raise UserError(str(error).strip().splitlines()[0]) from error
+            raise UserError(first_line(error)) from error
         finally:
             session.close()
             if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:

@@ -8,6 +8,11 @@ class UserError(ValueError):
     """A mistake that the user can mend; printed as one line, without a traceback, with exit code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """Say an exception of a library in one line: the first of its message, or what it is where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Suggest the nearest option, ready to be appended to a message.
 

@@ -144,7 +144,6 @@ def read_exported(path: Path, *, sidecar: Mapping[str, Any], metadata: Mapping[s
         differing = [key for key in _SAID_TWICE if facts[key] != _said(sidecar, key)]
         if not 0 < facts["temperature"] < math.inf:
             raise ValueError(f"temperature={facts['temperature']}")
-        preprocessing = Preprocessing.from_dict(facts["preprocessing"])
         rest = {key: value for key, value in facts.items() if key not in _SAID_TWICE}
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
@@ -153,6 +152,7 @@ def read_exported(path: Path, *, sidecar: Mapping[str, Any], metadata: Mapping[s
         raise UserError(
             f"{path} and {SIDECAR} disagree about {differing[0]}; copy both from one export, or export again"
         )
+    preprocessing = Preprocessing.from_dict(facts["preprocessing"])
     return Exported(
         path, sidecar["model_sha256"], facts["classes"], preprocessing, facts["embed"], facts["temperature"], rest
     )

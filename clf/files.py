@@ -75,13 +75,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         The folder to fill, beside the target.
     """
     target = target.absolute()
-    partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with _beside(target) as partial:
         yield partial
         partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -94,14 +90,21 @@ def replacement(target: Path) -> Iterator[Path]:
         The folder to fill, beside the target.
     """
     target = target.resolve()
-    made = target.with_name(f".{target.name}-{secrets.token_hex(4)}.partial")
-    try:
-        made.mkdir(parents=True)
+    with _beside(target) as made:
         yield made
         with _only_one_in(target.parent):
             _swap(made, target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Make a hidden folder beside another one; what has not found its place by the end is removed."""
+    partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _swap(made: Path, target: Path) -> None:

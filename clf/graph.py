@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from clf.errors import UserError
+from clf.errors import UserError, first_line
 from clf.exported import INPUT, METADATA, OUTPUT, PROBABILITIES, Embed
 from clf.preprocess import Preprocessing
 
@@ -84,7 +84,7 @@ def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, Any]) -> None
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error.__cause__ or error)
         name = type(graph.network).__name__
         raise UserError(f"network {name} cannot be written as ONNX: {reason}; change it, or take another") from error
     assert program is not None, "the exporter returns a program unless it is told to write a file"

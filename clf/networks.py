@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, did_you_mean, first_line
 
 Pretrained = bool | Literal["auto"]
 
@@ -172,7 +172,7 @@ def _from_hub(arch: str, config: dict[str, Any], options: dict[str, Any], *, req
     except TypeError:
         raise
     except Exception as error:  # Offline, unknown, refused, no disk space: libraries below raise what they like.
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if required:
             raise UserError(
                 f"model.pretrained=true: the weights of {name} cannot be had ({reason}); "

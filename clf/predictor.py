@@ -14,7 +14,7 @@ from PIL import Image
 
 from clf.cores import usable_cores
 from clf.data.inputs import find_inputs
-from clf.errors import UserError
+from clf.errors import UserError, first_line
 from clf.exported import INPUT, Exported, find_model, read_exported, read_sidecar
 from clf.predictions import NOT_FINITE, Prediction, rank
 from clf.preprocess import UnreadableImage, decode, evaluation_array, evaluation_pixels, unit_array
@@ -210,8 +210,7 @@ def _load(path: Path, *, provider: str, threads: int | None) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # its exceptions have no common class
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model {str(path)!r} cannot be loaded: {reason}; export again") from error
+        raise UserError(f"model {str(path)!r} cannot be loaded: {first_line(error)}; export again") from error
 
 
 def _require_shapes(session: Any, exported: Exported) -> None:

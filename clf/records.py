@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from clf.errors import first_line
 from clf.runs import Run
 
 Row = Mapping[str, float | None]
@@ -188,7 +189,7 @@ def _read(records: Records, name: str, reader: Callable[[Path], Any], empty: Any
     try:
         return reader(path)
     except _UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if name not in dict(records.damaged):
             records.damaged.append((name, reason))
         return empty

@@ -170,6 +170,21 @@ def test_a_folder_that_holds_other_things_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "export/model.onnx").read_bytes() == before
 
 
+def test_what_is_put_into_the_folder_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported(tmp_path)
+    before = (tmp_path / "export/model.onnx").read_bytes()
+
+    def interfering(*words: Any, **named: Any) -> Any:
+        (tmp_path / "export/notes.txt").write_text("mine")
+        return proof.prove(*words, **named)
+
+    monkeypatch.setattr(exporting, "prove", interfering)
+    with pytest.raises(UserError, match=r"holds other things than an export, e.g. notes.txt"):
+        exported(tmp_path, embed="full")
+    assert (tmp_path / "export/notes.txt").read_text() == "mine"
+    assert (tmp_path / "export/model.onnx").read_bytes() == before
+
+
 @pytest.mark.parametrize("names", [["README.md"], ["model.onnx"], ["README.md", "model.onnx", "labels_mapping.json"]])
 def test_files_that_only_have_an_export_s_names_are_left_alone(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "export").mkdir()

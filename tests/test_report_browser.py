@@ -1,25 +1,15 @@
 """The report in a real Chromium: nothing loaded or injected, tables sort, legible on a phone and at night."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMEDRIVER, CHROMIUM, ENTER, SPACE, Browser, browser
+from browser import ENTER, SPACE, Browser
 from made_up_runs import NASTY, make_run
 
 from clf.report import write_report
 from clf.runs import Run
 
-pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium or chromedriver is not installed")
-
 TAB = "\ue004"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Start one browser for all tests."""
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clf.errors import UserError
+from clf.errors import UserError, first_line
 from clf.files import spelled_out
 from clf.predictor import Device, Predictor
 from clf.service.settings import Settings
@@ -70,7 +70,7 @@ class Model:
         try:
             self._predictor = await asyncio.to_thread(_open, self._settings)
         except Exception as error:  # damaged files may raise anything; the service goes on and says so
-            reason = str(error) if isinstance(error, UserError) else f"the model cannot be loaded: {_first_line(error)}"
+            reason = str(error) if isinstance(error, UserError) else f"the model cannot be loaded: {first_line(error)}"
             if reason != self._reason:
                 log.warning("not ready: %s", reason)
             self._reason = reason
@@ -78,10 +78,6 @@ class Model:
         else:
             exported = self._predictor.exported
             log.info("ready: %s, %d classes, on %s", exported.path, len(exported.classes), self._predictor.device)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def identify(predictor: Predictor) -> str:
