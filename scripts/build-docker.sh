@@ -48,7 +48,7 @@ commit=$(git rev-parse --short=7 HEAD 2>/dev/null) || fail "no commit here; the 
 [ -z "$(git status --porcelain)" ] || commit+=-dirty
 name=${registry:+$registry/}$image
 version=$(sed -nE 's/^version = "([^"]+)".*/\1/p' pyproject.toml)
-source=$(git remote get-url origin 2>/dev/null | sed -E 's#//[^/@]*@#//#') # without anybody's token
+source=$(git remote get-url origin 2>/dev/null | sed -E 's#//[^/@]*@#//#') || true # without anybody's token
 
 DOCKER_BUILDKIT=1 docker build --platform "$platform" --tag "$name:$commit" --tag "$name:latest" \
   --build-arg "VERSION=$version" --build-arg "REVISION=$commit" --build-arg "SOURCE=${source:-unknown}" \
