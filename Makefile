@@ -15,10 +15,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo test coverage lint typecheck check bench lock clean
+.PHONY: help setup setup-dev demo test coverage lint typecheck check bench build build-local lock clean
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup: $(VENV)/.installed ## make .venv with the locked dependencies and this checkout in it
 
@@ -61,7 +61,7 @@ coverage: setup-dev ## all tests, and which lines of clf they run; takes half as
 lint: setup-dev ## ruff (rules and format) and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run scripts/*.sh
 
 typecheck: setup-dev ## mypy --strict
 	$(BIN)/mypy
@@ -71,6 +71,12 @@ check: lint typecheck test ## what CI runs
 bench: setup ## how long the command line takes to start, and training steps on a CPU
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/allocator.py
+
+build: ## build the training image and push it to CLF_REGISTRY (scripts/build-docker.sh --help)
+	scripts/build-docker.sh
+
+build-local: ## build the training image for this machine
+	scripts/build-docker.sh --local
 
 lock: | $(BIN)/uv ## rewrite the locks from pyproject.toml
 	$(COMPILE) pyproject.toml --output-file requirements.lock
