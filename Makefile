@@ -82,6 +82,7 @@ lock: | $(BIN)/uv ## rewrite the locks from pyproject.toml
 	$(COMPILE) pyproject.toml --output-file requirements.lock
 	$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
+	$(COMPILE) --group release --constraint requirements-dev.lock --output-file requirements-release.lock
 	$(COMPILE) --group serve-cpu --constraint requirements-dev.lock --output-file requirements-serve.lock
 	$(COMPILE) --group serve-gpu --constraint requirements-dev.lock --output-file requirements-serve-gpu.lock
 
