@@ -130,9 +130,19 @@ def test_a_key_that_compose_does_not_know_is_an_error(tmp_path: Path) -> None:
     assert compose(tmp_path, "--profile", "cpu").returncode != 0
 
 
-def test_hadolint_has_nothing_to_say() -> None:
-    done = subprocess.run([str(BIN / "hadolint"), "docker/Dockerfile.serve"], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("file", ["Dockerfile", "docker/Dockerfile.serve"])
+def test_hadolint_has_nothing_to_say(file: str) -> None:
+    done = subprocess.run([str(BIN / "hadolint"), file], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "docker/Dockerfile.serve"])
+def test_every_stage_takes_the_base_that_is_given_and_nothing_is_fetched_to_read_the_file(file: str) -> None:
+    text = (ROOT / file).read_text("utf-8")
+    assert {line.split()[1] for line in text.splitlines() if line.startswith("FROM")} == {"${BASE_IMAGE}"}
+    assert "# syntax" not in text
+    assert "<<" not in text
+    assert "\nUSER 10001:10001\n" in text
 
 
 @pytest.mark.parametrize("lock", ["requirements-serve.lock", "requirements-serve-gpu.lock"])
