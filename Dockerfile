@@ -16,29 +16,38 @@ COPY configs configs
 COPY clf clf
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .
 
-FROM ${BASE_IMAGE} AS build
+# What the image is: dependencies first, in this stage, so that `--cache-from` an earlier image finds their layer.
+FROM ${BASE_IMAGE}
+RUN groupadd --gid 10001 clf && useradd --uid 10001 --gid clf --create-home --shell /usr/sbin/nologin clf \
+    && mkdir -p /work/runs && chown -R clf:clf /work && python3 -m venv /opt/clf
 # Another index for torch and torchvision, e.g. one of CUDA 12; their versions stay those of the lock. Empty: PyPI's.
 ARG TORCH_INDEX=
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
-WORKDIR /src
-RUN python3 -m venv /opt/clf
-COPY requirements.lock ./
+ENV PATH=/opt/clf/bin:${PATH} \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /work
+COPY requirements.lock /opt/clf/
 # What torch brings along has other names and hashes on other indices: it is left out of the lock and resolved there.
 RUN --mount=type=cache,target=/root/.cache/pip \
     if [ -z "${TORCH_INDEX}" ]; then \
-      /opt/clf/bin/pip install --require-hashes --requirement requirements.lock; \
+      pip install --require-hashes --requirement /opt/clf/requirements.lock; \
     else \
       awk '/^[a-z0-9]/ { kept = $0 !~ /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)(\[[a-z,]+\])?==/ } kept' \
-        requirements.lock > rest.lock \
-      && /opt/clf/bin/pip install --no-deps --require-hashes --requirement rest.lock \
-      && sed -nE 's/^(torch|torchvision)==([0-9.]+).*/\1==\2/p' requirements.lock > torch.txt \
-      && /opt/clf/bin/pip install --index-url "${TORCH_INDEX}" --requirement torch.txt; \
+        /opt/clf/requirements.lock > /opt/clf/rest.lock \
+      && pip install --no-deps --require-hashes --requirement /opt/clf/rest.lock \
+      && sed -nE 's/^(torch|torchvision)==([0-9.]+).*/\1==\2/p' /opt/clf/requirements.lock > /opt/clf/torch.txt \
+      && pip install --index-url "${TORCH_INDEX}" --requirement /opt/clf/torch.txt; \
     fi
-# Our own code last: a change of it costs seconds.
-COPY --from=wheel /wheel /wheel
-RUN /opt/clf/bin/pip install --no-cache-dir --no-deps /wheel/*.whl && /opt/clf/bin/pip check && /opt/clf/bin/clf configs >/dev/null
+# Our own code late: a change of it costs seconds.
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    pip install --no-cache-dir --no-deps /wheel/*.whl && pip check && clf configs >/dev/null
 
-FROM ${BASE_IMAGE}
+# Weights from the hub and compiled kernels go into the home folder; what is in /work/runs stays.
+USER 10001:10001
+VOLUME ["/work/runs"]
+# Labels last: a new commit must not rebuild what stands above.
 ARG SOURCE=unknown
 ARG VERSION=unknown
 ARG REVISION=unknown
@@ -48,17 +57,6 @@ LABEL org.opencontainers.image.title="clf" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-RUN groupadd --gid 10001 clf && useradd --uid 10001 --gid clf --create-home --shell /usr/sbin/nologin clf \
-    && mkdir -p /work/runs && chown -R clf:clf /work
-COPY --from=build /opt/clf /opt/clf
-# Weights from the hub and compiled kernels go into the home folder; what is in /work/runs stays.
-ENV PATH=/opt/clf/bin:${PATH} \
-    PYTHONUNBUFFERED=1 \
-    NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
-WORKDIR /work
-USER 10001:10001
-VOLUME ["/work/runs"]
 # The step is finished, last.ckpt written, and the exit code is 143.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["clf"]
