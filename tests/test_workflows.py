@@ -48,7 +48,16 @@ def test_yaml_is_tidy() -> None:
 def test_a_workflow_may_do_nothing_that_its_jobs_do_not_ask_for(path: Path) -> None:
     workflow = read(str(path))
     assert workflow["permissions"] == {}
-    assert all("permissions" in job and "timeout-minutes" in job for job in workflow["jobs"].values())
+    assert all("permissions" in job for job in workflow["jobs"].values())
+    assert all("timeout-minutes" in job or "uses" in job for job in workflow["jobs"].values())
+
+
+def test_nothing_is_released_before_it_is_checked() -> None:
+    jobs = read(".github/workflows/release.yml")["jobs"]
+    assert set(jobs["version"]["needs"]) == {"lint", "test"}
+    called = {name: jobs[name]["uses"] for name in jobs["version"]["needs"]}
+    assert called == {name: f"./.github/workflows/{name}.yml" for name in called}
+    assert jobs["publish"]["needs"] == "version"
 
 
 def test_cloud_build_tags_the_commit_and_latest_within_half_an_hour() -> None:
