@@ -58,10 +58,11 @@ test: setup-dev ## all tests
 coverage: setup-dev ## all tests, and which lines of clf they run; takes half as long again
 	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report term
 
-lint: setup-dev ## ruff (rules and format) and shellcheck
+lint: setup-dev ## ruff (rules and format), shellcheck and yamllint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck .ci/run scripts/*.sh
+	$(BIN)/yamllint --strict .
 
 typecheck: setup-dev ## mypy --strict
 	$(BIN)/mypy

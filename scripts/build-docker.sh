@@ -49,10 +49,11 @@ commit=$(git rev-parse --short=7 HEAD 2>/dev/null) || fail "no commit here; the 
 name=${registry:+$registry/}$image
 version=$(sed -nE 's/^version = "([^"]+)".*/\1/p' pyproject.toml)
 source=$(git remote get-url origin 2>/dev/null | sed -E 's#//[^/@]*@#//#') || true # without anybody's token
+case $source in *://* | *@*:*) ;; *) source=unknown ;; esac # a folder of this machine says nothing elsewhere
 
 DOCKER_BUILDKIT=1 docker build --platform "$platform" --tag "$name:$commit" --tag "$name:latest" \
-  --build-arg "VERSION=$version" --build-arg "REVISION=$commit" --build-arg "SOURCE=${source:-unknown}" \
-  ${torch_index:+--build-arg "TORCH_INDEX=$torch_index"} "${extra[@]}" .
+  --build-arg "VERSION=$version" --build-arg "REVISION=$commit" --build-arg "SOURCE=$source" \
+  ${torch_index:+--build-arg "TORCH_INDEX=$torch_index"} ${extra[@]+"${extra[@]}"} .
 if [ -z "$push" ]; then
   echo "built $name:$commit"
   exit

@@ -19,6 +19,7 @@ import clf
 ROOT = Path(__file__).parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 PROJECT = tomllib.loads(PYPROJECT)["project"]
+ARCHIVE = f"clf-{Version(PROJECT['version'])}"
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
 # What developers install beside the rest; clf[serve] stands for what that extra names.
@@ -119,8 +120,9 @@ def test_a_floor_without_a_reason_is_found() -> None:
 
 
 def test_the_version_stands_in_pyproject_alone() -> None:
-    assert clf.__version__ == PROJECT["version"]
-    assert [source for source in [*sources("clf"), lock("Makefile")] if PROJECT["version"] in source] == []
+    assert Version(clf.__version__) == Version(PROJECT["version"])
+    stated = f'"{PROJECT["version"]}"'
+    assert [source for source in [*sources("clf"), lock("Makefile")] if stated in source] == []
     assert not re.search(r"__version__\s*=", lock("clf/__init__.py"))
 
 
@@ -161,7 +163,7 @@ def test_the_wheel_brings_configs_templates_types_and_the_command(
     monkeypatch.chdir(ROOT)
     with zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as wheel:
         names = set(wheel.namelist())
-        commands = wheel.read(f"clf-{PROJECT['version']}.dist-info/entry_points.txt").decode()
+        commands = wheel.read(f"{ARCHIVE}.dist-info/entry_points.txt").decode()
     shipped = {f"clf/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert shipped
     templates = {str(path.relative_to(ROOT)) for path in (ROOT / "clf/templates").iterdir()}
@@ -169,7 +171,7 @@ def test_the_wheel_brings_configs_templates_types_and_the_command(
         f"clf/templates/{name}" for name in ("report.html", "report.js", "comparison.html", "colours.css")
     }
     assert shipped | templates | {"clf/py.typed", "clf/main.py"} <= names
-    assert {name.split("/")[0] for name in names} == {"clf", f"clf-{PROJECT['version']}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"clf", f"{ARCHIVE}.dist-info"}
     assert "clf = clf.main:main" in commands
 
 
@@ -177,7 +179,7 @@ def test_the_source_archive_builds_the_very_same_wheel(tmp_path: Path, monkeypat
     monkeypatch.chdir(ROOT)
     with tarfile.open(tmp_path / build.build_sdist(str(tmp_path))) as archive:
         archive.extractall(tmp_path, filter="data")
-    source = tmp_path / f"clf-{PROJECT['version']}"
+    source = tmp_path / ARCHIVE
     for name in ("LICENSE", "README.md", "CHANGELOG.md", "requirements.lock", "tests/test_packaging.py"):
         assert (source / name).exists(), name
     (tmp_path / "from_source").mkdir()
