@@ -154,5 +154,26 @@ def test_the_images_hold_what_was_tested_and_no_torch(lock: str) -> None:
     assert {name: held[name] for name in shared} == {name: tested[name] for name in shared}
 
 
+def test_another_index_gives_torch_and_what_belongs_to_it_and_the_lock_gives_the_rest(tmp_path: Path) -> None:
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    [program] = re.findall(r"awk '(.*?)'", text)
+    [expression] = re.findall(r"sed -nE '(.*?)'", text)
+    lock = ROOT / "requirements.lock"
+    (tmp_path / "rest.lock").write_text(subprocess.check_output(["awk", program, str(lock)], text=True))
+    rest, everything = pins(str(tmp_path / "rest.lock")), pins("requirements.lock")
+    left_out = everything.keys() - rest.keys()
+    assert left_out >= {"torch", "torchvision", "triton", "nvidia-cudnn-cu13", "cuda-toolkit"}
+    assert {name for name in left_out if not name.startswith(("nvidia-", "cuda-"))} == {
+        "torch",
+        "torchvision",
+        "triton",
+    }
+    assert "torchmetrics" in rest
+    hashed = re.findall(r"--hash=sha256:", (tmp_path / "rest.lock").read_text())
+    assert len(rest) < len(hashed) < lock.read_text().count("--hash=sha256:")
+    chosen = subprocess.check_output(["sed", "-nE", expression, str(lock)], text=True).splitlines()
+    assert chosen == [f"{name}=={next(iter(everything[name]))}" for name in ("torch", "torchvision")]
+
+
 def test_what_is_served_on_gpus_is_the_same_version_as_on_cpus() -> None:
     assert pins("requirements-serve-gpu.lock")["onnxruntime-gpu"] == pins("requirements-serve.lock")["onnxruntime"]
