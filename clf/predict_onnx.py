@@ -97,7 +97,9 @@ class _Flags(argparse.ArgumentParser):
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = _Flags(prog="clf predict", description=main.__doc__, allow_abbrev=False)
+    parser = _Flags(
+        prog="clf predict", description="Predict with an exported model: no torch, no run.", allow_abbrev=False
+    )
     parser.add_argument("--ckpt_path", metavar="FILE", required=True, help="the exported model, …/model.onnx")
     parser.add_argument("--data.predict", metavar="PATH", required=True, help="image, folder, glob or manifest")
     parser.add_argument("--data.path_key", metavar="KEY", help="column of a manifest's paths")

@@ -81,6 +81,14 @@ def test_every_verb_has_a_help_that_needs_no_run(workdir: Path, verb: str, capfd
     assert err == ""
 
 
+def test_the_help_of_an_exported_model_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--ckpt_path", "model.onnx", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: clf predict")
+    assert "--device" in text
+    assert not {"Args:", "Raises:"} & set(text.split())
+
+
 def test_configs_are_listed_with_their_headers_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs"]) == 0
     text = capsys.readouterr().out
