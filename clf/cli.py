@@ -39,15 +39,12 @@ from clf.export import NotProven
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
 from clf.metrics import Stage
-from clf.parser import Parser, callback_keys
+from clf.parser import FOLLOWS, KEYS, PREDICT_KEYS, Parser, callback_keys
 from clf.pictures import Pictures
 from clf.predictions import refuse_overwriting
 from clf.session import Session, changes, conclude_fit, fill_placeholders
 
 log = logging.getLogger("clf")
-
-_CHECKPOINT_HELP = """Checkpoint to start from: last, best, auto (fit continues if there is something to continue) or a
-file. Without --config the words mean the latest run, with it the experiment's newest run."""
 
 _NOT_OPTIONS = {
     *("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"),
@@ -136,28 +133,26 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our own keys and the links between rooms."""
-        parser.add_argument("--name", type=str | None, help="Name of the run; default: the stem of the config file.")
-        parser.add_argument("--run", type=str | None, help="Run directory to use, e.g. runs/resnet18/003.")
-        parser.add_argument("--ckpt_path", type=str | None, help=_CHECKPOINT_HELP)
+        for name in ("name", "run", "ckpt_path"):
+            parser.add_argument(f"--{name}", type=str | None, help=KEYS[name])
         levels = Literal["debug", "info", "warning", "error"]
-        parser.add_argument("--log_level", type=levels, default="info", help="How much is said.")
+        parser.add_argument("--log_level", type=levels, default="info", help=KEYS["log_level"])
         if self.verb == "fit":
             for name, text in finders.SEARCHES.items():
                 parser.add_argument(f"--{name}", action="store_true", default=SUPPRESS, help=text)
         if self.verb == "predict":
-            parser.add_argument("--output", type=str | None, help="File to write: .csv, .jsonl or .parquet.")
+            parser.add_argument("--output", type=str | None, help=PREDICT_KEYS["output"])
         if self.verb == "export":
             parser.add_class_arguments(OnnxExport, instantiate=False)
             given = self.invocation.composed.config["callbacks"].get("onnx_export") or {}
             parser.set_defaults(given.get("init_args", {}))
         for name, kind, text in callback_keys(self.invocation.composed.config["callbacks"]):
             parser.add_argument(f"--callbacks.{name}", type=kind | None, help=text)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=_number)
-        if self.verb == "fit":
-            parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
-            parser.link_arguments("data.class_counts", "model.class_counts", apply_on="instantiate")
-            parser.link_arguments("data.resampled", "model.resampled", apply_on="instantiate")
+        for name, source in FOLLOWS.items():
+            if source == "seed_everything":
+                parser.link_arguments(source, name, compute_fn=_number)
+            elif self.verb == "fit":
+                parser.link_arguments(source, name, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Type the composed configuration and the flags."""

@@ -40,6 +40,27 @@ register_type(
 yaml.SafeDumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, FLOAT_STARTS)  # or the text 1e3 is not quoted
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
+KEYS = {
+    "name": "Name of the run; default: the stem of the config file.",
+    "run": "Run directory to use, e.g. runs/resnet18/003.",
+    "ckpt_path": "Checkpoint to start from: last, best, auto (fit continues if there is something to continue) or a "
+    "file. Without --config the words mean the latest run, with it the experiment's newest run.",
+    "log_level": "How much is said: debug, info, warning or error.",
+}
+"""What each verb takes beside the groups, with its help."""
+
+PREDICT_KEYS = {"output": "File to write: .csv, .jsonl or .parquet."}
+"""What `clf predict` takes besides."""
+
+FOLLOWS = {
+    "data.seed": "seed_everything",
+    "model.seed": "seed_everything",
+    "model.classes": "data.classes",
+    "model.class_counts": "data.class_counts",
+    "model.resampled": "data.resampled",
+}
+"""Keys that nobody gives -> what they follow."""
+
 Origin = Callable[[str], str]
 """Says where a key was written, e.g. ``configs/resnet18.yaml``."""
 
