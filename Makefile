@@ -15,7 +15,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo test coverage lint typecheck check bench build build-local lock clean
+.PHONY: help setup setup-dev demo test coverage lint typecheck check docs docs-serve bench build build-local lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -69,6 +69,12 @@ typecheck: setup-dev ## mypy --strict
 
 check: lint typecheck test ## what CI runs
 
+docs: setup-dev ## build the documentation site into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: setup-dev ## show the site at http://127.0.0.1:8000, and again after each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 bench: setup ## how long the command line takes to start, and training steps on a CPU
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/allocator.py
@@ -91,5 +97,5 @@ $(BIN)/uv:
 	$(MAKE) setup-dev
 
 clean: ## remove caches and reports; .venv and runs stay
-	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov site
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -49,8 +49,8 @@ class Predictor:
         max_pixels: Larger images are refused by their header.
 
     Attributes:
-        exported: What the model says about itself.
         device: Where it runs: ``cpu`` or ``cuda``.
+        exported: What the model says about itself.
 
     Raises:
         UserError: If the model or its labels are missing, damaged or do not belong together, or there is no such GPU.

@@ -29,6 +29,7 @@ DEVELOPMENT = [*(each for each in EXTRAS["dev"] if each.name != "clf"), *EXTRAS[
 # wandb brings protobuf, which reads its files.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "griffe": "griffelib",
     "google": "wandb",
     "python_multipart": "python-multipart",
     "yaml": "pyyaml",
@@ -40,7 +41,7 @@ def undeclared(sources: list[str], declared: list[Requirement]) -> set[str]:
     """Third-party distributions that are imported, at the top or inside functions, without being declared."""
     known = {canonicalize_name(requirement.name) for requirement in declared}
     found = {top for source in sources for node in ast.walk(ast.parse(source)) for top in _tops(node)}
-    own = {"clf", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {"clf", "tests", *(path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).glob("*.py"))}
     return {
         str(canonicalize_name(DISTRIBUTIONS.get(top, top))) for top in found - sys.stdlib_module_names - own
     } - known
