@@ -87,12 +87,19 @@ def reserve(name: str) -> Run:
 
 
 def publish(run: Run) -> None:
-    """Point ``runs/latest`` at a run, atomically."""
+    """Point ``runs/latest`` at a run, atomically.
+
+    Raises:
+        UserError: If a folder is in the way, as some copies of ``runs/`` leave it.
+    """
     RUNS.mkdir(exist_ok=True)
+    link = RUNS / "latest"
+    if link.is_dir() and not link.is_symlink():
+        raise UserError(f"{link} is a folder, where the link to the newest run belongs; move it away")
     temporary = RUNS / f".latest-{os.getpid()}"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve())
-    temporary.replace(RUNS / "latest")
+    temporary.replace(link)
 
 
 def names() -> list[str]:

@@ -94,6 +94,15 @@ def test_a_folder_that_cannot_be_made_says_why(workdir: Path) -> None:
 # The latest
 
 
+def test_a_folder_in_the_place_of_the_link_is_named_and_left_alone(workdir: Path) -> None:
+    run = start()
+    (workdir / "runs/latest").mkdir()
+    with pytest.raises(UserError, match="runs/latest is a folder, where the link to the newest run belongs"):
+        runs.publish(run)
+    assert not [path for path in (workdir / "runs").iterdir() if path.name.startswith(".latest")]
+    assert (workdir / "runs/latest").is_dir()
+
+
 def test_latest_points_to_what_was_published_last_and_survives_a_move(workdir: Path) -> None:
     first, second = start(), start("other")
     for run in (second, first):
