@@ -19,7 +19,7 @@ PLAIN_VERBS = {
     "report": "write a run's report.html again; RUN is its directory, by default the latest",
     "synth": "render jersey numbers: a dataset, or what a real one lacks",
     "serve": "answer predictions of an exported model over HTTP, with a page",
-    "configs": "list the shipped configs with their headers",
+    "configs": "list the shipped configs with their headers, or copy them",
 }
 _TOO_EARLY = "stopped by Ctrl-C before there was anything to save"
 HELP = """usage: clf VERB [--config FILE] [--key value ...]
@@ -110,21 +110,11 @@ def _dispatch(words: list[str]) -> int:
     if verb == "report":
         return _report(rest)
     if verb == "configs":
-        return _list_configs(rest)
+        from clf.shipped import main as configs
+
+        return configs(rest)
     known = [*TRAINER_VERBS, *PLAIN_VERBS]
     raise UserError(f"no verb {verb!r}{did_you_mean(verb, known)}; `clf --help` lists them")
-
-
-def _list_configs(rest: list[str]) -> int:
-    from clf.yamlfile import SHIPPED, shipped_configs
-
-    if rest:
-        raise UserError(f"clf configs takes no arguments, got {rest[0]!r}")
-    for name in shipped_configs():
-        lines = (SHIPPED / name).read_text(encoding="utf-8").splitlines()
-        header = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
-        print(f"configs/{name}", *(f"    {line}" for line in header), sep="\n")
-    return 0
 
 
 def _report(rest: list[str]) -> int:

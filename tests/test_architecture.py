@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
-    ("F4", {"cli", "compare", "predict_onnx", "serve", "synth"}),
+    ("F4", {"cli", "compare", "predict_onnx", "serve", "shipped", "synth"}),
     ("F4", {"attaching", "session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"callbacks", "finders", "loggers", "service"}),
@@ -70,6 +70,7 @@ TORCH_FREE = {
     "scoreboard",
     "serve",
     "service",
+    "shipped",
     "yamlfile",
 }
 # Serving will install nothing else for its preprocessing.

@@ -46,10 +46,13 @@ def clf(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["help"], 0, "usage: clf VERB"),
         (["--version"], 0, f"clf {__version__}\n"),
         (["configs"], 0, "configs/demo.yaml\n    A first run that needs nothing"),
+        (["configs", "--copy", "mine"], 0, "clf fit --config mine/resnet18.yaml\n"),
         (["fti"], 2, "clf: no verb 'fti'; did you mean 'fit'?; `clf --help` lists them\n"),
     ],
 )
-def test_texts_are_printed_without_importing_anything_heavy(words: list[str], code: int, text: str) -> None:
+def test_texts_are_printed_without_importing_anything_heavy(
+    workdir: Path, words: list[str], code: int, text: str
+) -> None:
     done = clf(*words)
     *said, imported = done.stderr.splitlines(keepends=True)
     assert done.returncode == code
@@ -72,7 +75,7 @@ def test_the_module_is_the_program(workdir: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "clf: no verb 'nonsense'; `clf --help` lists them\n")
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS - {"configs"}))
+@pytest.mark.parametrize("verb", sorted(VERBS))
 def test_every_verb_has_a_help_that_needs_no_run(workdir: Path, verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     out, err = capfd.readouterr()
@@ -87,15 +90,6 @@ def test_the_help_of_an_exported_model_is_for_people(capsys: pytest.CaptureFixtu
     assert text.startswith("usage: clf predict")
     assert "--device" in text
     assert not {"Args:", "Raises:"} & set(text.split())
-
-
-def test_configs_are_listed_with_their_headers_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["configs"]) == 0
-    text = capsys.readouterr().out
-    assert "configs/trainer/cpu.yaml\n    A machine without a GPU" in text
-    assert all(line.startswith(("configs/", "    ")) for line in text.splitlines())
-    assert main(["configs", "demo"]) == 2
-    assert capsys.readouterr().err == "clf: clf configs takes no arguments, got 'demo'\n"
 
 
 @pytest.mark.parametrize(
