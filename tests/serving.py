@@ -11,16 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import timm
-import torch
 from PIL import Image
 
-from clf.data.samples import Sample
-from clf.export import ExportRequest, export
-from clf.preprocess import Preprocessing
+if TYPE_CHECKING:
+    from torch import nn
 
 CLASSES = ["cat", "dog", "sea lion", "<b>&", "éléphant"]
 WITHOUT_TORCH = (
@@ -32,8 +29,15 @@ WITHOUT_TORCH = (
 )
 
 
-def make_export(folder: Path) -> torch.nn.Module:
+def make_export(folder: Path) -> "nn.Module":
     """Export a tiny network with random weights; give the network."""
+    import timm  # Here: a server alone needs no torch.
+    import torch
+
+    from clf.data.samples import Sample
+    from clf.export import ExportRequest, export
+    from clf.preprocess import Preprocessing
+
     torch.manual_seed(0)
     network: Any = timm.create_model("test_resnet", num_classes=len(CLASSES)).eval()
     with torch.no_grad():
@@ -45,7 +49,7 @@ def make_export(folder: Path) -> torch.nn.Module:
     facts = {"run": "tiny/001", "metrics": {"val": {"n": 20, "acc_top1": 0.5, "f1_macro": None}}}
     preprocessing = Preprocessing(size=(64, 64))
     export(ExportRequest(network, CLASSES, preprocessing, 1.5, samples, facts=facts), folder)
-    made: torch.nn.Module = network
+    made: nn.Module = network
     return made
 
 
@@ -108,19 +112,22 @@ class Server:
 
 @contextmanager
 def serving(
-    folder: Path, *words: str, launcher: Sequence[str] = ("-m", "clf"), **variables: str | int | float
+    folder: Path,
+    *words: str,
+    launcher: Sequence[str] = (sys.executable, "-m", "clf"),
+    **variables: str | int | float,
 ) -> Iterator[Server]:
     """Run ``clf serve`` on a free port until the block ends.
 
     Args:
         folder: Where its output goes.
         words: Flags.
-        launcher: What Python runs.
+        launcher: What runs ``clf``.
         variables: Settings, as ``CLF_*`` variables.
     """
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {f"CLF_{name.upper()}": str(value) for name, value in variables.items()}
-    command = [sys.executable, *launcher, "serve", "--port", "0", *words]
+    command = [*launcher, "serve", "--port", "0", *words]
     with (
         (folder / "stdout").open("wb") as out,
         (folder / "stderr").open("wb") as err,

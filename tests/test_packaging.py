@@ -40,11 +40,14 @@ DISTRIBUTIONS = {
 def undeclared(sources: list[str], declared: list[Requirement]) -> set[str]:
     """Third-party distributions that are imported, at the top or inside functions, without being declared."""
     known = {canonicalize_name(requirement.name) for requirement in declared}
+    return {str(canonicalize_name(DISTRIBUTIONS.get(top, top))) for top in imported(sources)} - known
+
+
+def imported(sources: list[str]) -> set[str]:
+    """Top-level modules of others that are imported, at the top or inside functions."""
     found = {top for source in sources for node in ast.walk(ast.parse(source)) for top in _tops(node)}
     own = {"clf", "tests", *(path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).glob("*.py"))}
-    return {
-        str(canonicalize_name(DISTRIBUTIONS.get(top, top))) for top in found - sys.stdlib_module_names - own
-    } - known
+    return found - sys.stdlib_module_names - own
 
 
 def _tops(node: ast.AST) -> list[str]:

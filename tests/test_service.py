@@ -202,7 +202,7 @@ def test_concurrent_requests_get_their_own_answers(client: httpx.Client) -> None
 
 
 def test_it_serves_where_torch_is_not_installed(model: Path, tmp_path: Path) -> None:
-    with serving(tmp_path, "--model", str(model), launcher=("-c", WITHOUT_TORCH)) as running:
+    with serving(tmp_path, "--model", str(model), launcher=(sys.executable, "-c", WITHOUT_TORCH)) as running:
         assert httpx.post(f"{running.url}/predict", content=picture()).json()["label"] in CLASSES
 
 
