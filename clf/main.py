@@ -1,7 +1,9 @@
 """The front door: picks the command, prints help and errors. Nothing heavy is imported to print text."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CLF_DEBUG", "0") not in ("", "0")
+    if os.getpid() == 1:
+        end_on_sigterm()
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except SystemExit as done:  # jsonargparse leaves this way once it has printed help or a configuration
@@ -73,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = (str(error).strip() or "no message").splitlines()[0]
         hint = "" if debug else " (--debug shows where)"
         return _fail(f"{type(error).__name__}: {reason}{hint}", code=1, debug=debug)
+
+
+def end_on_sigterm() -> None:
+    """End with 143 at SIGTERM, as any program does, but for the first one of a container, which the kernel spares."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def _dispatch(words: list[str]) -> int:

@@ -170,3 +170,16 @@ def test_debugging_is_off_where_the_environment_says_so(
         monkeypatch.setenv("CLF_DEBUG", value)
         assert main(["fti"]) == 2
         assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_first_program_of_a_container_ends_at_sigterm() -> None:
+    """The kernel gives such a program no signal that it has not asked for."""
+    script = """
+import os, signal
+from clf import main
+pid = os.getpid()
+os.getpid = lambda: 1
+main._dispatch = lambda words: os.kill(pid, signal.SIGTERM)
+raise SystemExit(main.main(["fit"]))
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 143

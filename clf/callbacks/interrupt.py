@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: finish the step, save, leave."""
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -80,6 +81,7 @@ class Interrupt(Callback):
         if self._signum is not None:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
+            os._exit(128 + signum)  # the first program of a container, which the kernel spares
         self._signum = signum
 
     @override
