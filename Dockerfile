@@ -1,10 +1,16 @@
 # Training, on a GPU or without one. PyTorch's wheels bring their own CUDA, so that the base needs none; the host brings the driver.
 #   docker build -t clf:train .
-#   docker run --rm --gpus all --ipc host -v "$PWD/runs:/work/runs" -v "$PWD/data:/work/data:ro" clf:train fit --config resnet18.yaml --data.root data
+#   mkdir -p runs && docker run --rm --gpus all --ipc host --user "$(id -u):$(id -g)" -e HOME=/tmp \
+#       -v "$PWD/runs:/work/runs" -v "$PWD/data:/work/data:ro" clf:train fit --config resnet18.yaml --data.root data
 # Driver older than 580: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 (docs/docker.md).
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS wheel
+# A base without Python (nvidia/cuda) gets that of its distribution.
+# hadolint ignore=DL3008
+RUN python3 -c 'import ensurepip, venv' 2>/dev/null \
+    || (apt-get update && apt-get install --yes --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/*) \
+    && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clf needs Python 3.11 or newer in the base image")'
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python3 -m venv /opt/build
@@ -18,8 +24,12 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .
 
 # What the image is: dependencies first, in this stage, so that `--cache-from` an earlier image finds their layer.
 FROM ${BASE_IMAGE}
+# hadolint ignore=DL3008
+RUN python3 -c 'import ensurepip, venv' 2>/dev/null \
+    || (apt-get update && apt-get install --yes --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/*) \
+    && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clf needs Python 3.11 or newer in the base image")'
 RUN groupadd --gid 10001 clf && useradd --uid 10001 --gid clf --create-home --shell /usr/sbin/nologin clf \
-    && mkdir -p /work/runs && chown -R clf:clf /work && python3 -m venv /opt/clf
+    && install -d -m 1777 /work && install -d -o clf -g clf /work/runs && python3 -m venv /opt/clf
 # Another index for torch and torchvision, e.g. one of CUDA 12; their versions stay those of the lock. Empty: PyPI's.
 ARG TORCH_INDEX=
 ENV PATH=/opt/clf/bin:${PATH} \
