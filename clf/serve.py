@@ -35,7 +35,9 @@ def main(words: Sequence[str]) -> int:
 
         import clf.service.app  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(f"clf serve needs {error.name}; install it with: pip install 'clf[serve]'") from error
+        raise UserError(
+            f"clf serve needs {error.name}; install its extra: pip install '.[serve]' in clf's checkout"
+        ) from error
     _require_address(settings.host, settings.port)
     os.environ.update(settings.to_environment())  # how worker processes learn of them
     with _noticing_ctrl_c() as was_interrupted:

@@ -67,6 +67,8 @@ def _copy(names: Sequence[str], folder: Path) -> None:
     if experiments := [name for name in names if "/" not in name and name != "defaults.yaml"]:
         example = _REFERENCE if _REFERENCE in experiments else experiments[0]
         print(f"train with it: clf fit --config {shlex.quote(str(folder / example))}")
+    if "defaults.yaml" in names:
+        print(f"{folder}/defaults.yaml counts only for an experiment that names it, `config: defaults.yaml`")
 
 
 def _missing(contents: dict[Path, bytes], folder: Path) -> list[Path]:

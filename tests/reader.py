@@ -27,6 +27,7 @@ TINY = {
     "--trainer.limit_train_batches": "1",
 }
 FEW = {"--train_per_class": "4", "--val_per_class": "2", "--test_per_class": "2"}
+LAST = Path("runs/latest/checkpoints/last.ckpt")
 # What a shell runs in the reader's folder.
 TOOLS = {"cd", "cp", "ls", "mkdir", "mv", "rm", "touch"}
 TOOLS |= {"cat", "cmp", "diff", "echo", "grep", "head", "printf", "sed", "sort", "tail", "wc"}
@@ -123,6 +124,7 @@ class Reader:
         return text
 
     def _follow(self, command: str, mistake: str | None) -> None:
+        before = _stamp(LAST)
         done = self.type(command)
         said = f"$ {command}\n{done.output}"
         if mistake is not None:
@@ -131,6 +133,8 @@ class Reader:
         assert done.code == 0, f"exit code {done.code}: {said}"
         missing = [path for path in _promised(command) if not path.exists()]
         assert missing == [], said
+        if _trains(command) and "already finished" not in done.output:
+            assert _stamp(LAST) != before, f"nothing was saved: {said}"
 
     def type(self, command: str) -> Done:
         """Run one command."""
@@ -194,12 +198,22 @@ def _mistake(block: Block | None) -> str | None:
 
 def _promised(command: str) -> list[Path]:
     """What a command of ``clf`` has to leave."""
-    typed = words(command)
     if program(command) != "clf" or needs_shell(command):
         return []
-    named = [Path(value) for option, value in pairwise(typed) if option in LEAVES]
-    trains = "fit" in typed and not any(re.search(r"--print_config|--find_|help$", word) for word in typed)
-    return [*named, Path("runs/latest/checkpoints/last.ckpt")] if trains else named
+    named = [Path(value) for option, value in pairwise(words(command)) if option in LEAVES]
+    return [*named, LAST] if _trains(command) else named
+
+
+def _trains(command: str) -> bool:
+    """Whether a command of ``clf`` has to leave a checkpoint."""
+    typed = words(command)
+    mine = program(command) == "clf" and not needs_shell(command) and "fit" in typed
+    return mine and not any(re.search(r"--print_config|--find_|help$", word) for word in typed)
+
+
+def _stamp(path: Path) -> tuple[Path, int] | None:
+    """Which file a path means, and when it was written."""
+    return (path.resolve(), path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _clf(typed: Sequence[str]) -> Done:

@@ -114,4 +114,4 @@ def test_where_the_extra_is_missing_it_is_named(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "clf: clf serve needs uvicorn; install it with: pip install 'clf[serve]'\n"
+    assert done.stderr == "clf: clf serve needs uvicorn; install its extra: pip install '.[serve]' in clf's checkout\n"

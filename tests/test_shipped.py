@@ -41,6 +41,7 @@ def test_a_copy_has_every_file_and_says_how_to_train_with_one(
     assert capsys.readouterr().out == (
         f"my own/configs: {len(shipped_configs())} of the shipped configs copied\n"
         "train with it: clf fit --config 'my own/configs/resnet18.yaml'\n"
+        "my own/configs/defaults.yaml counts only for an experiment that names it, `config: defaults.yaml`\n"
     )
 
 

@@ -133,7 +133,9 @@ def test_every_verb_works_in_an_empty_folder(environment: Environment, wheel: Pa
 def serves(environment: Environment, wheel: Path, *, model: str, folder: Path) -> None:
     """Serve a model: what is missing is said, and with what the extra brings it works."""
     said = clf(environment, f"serve --model {model}", code=2)
-    assert re.fullmatch(r"clf: clf serve needs \w+; install it with: pip install 'clf\[serve\]'\n", said)
+    assert re.fullmatch(
+        r"clf: clf serve needs \w+; install its extra: pip install '\.\[serve\]' in clf's checkout\n", said
+    )
     extra = {name: DEVELOPMENT[name] for name in closure(environment.wheel, extras=["serve"]) - RUNTIME.keys()}
     served = changed(environment, wheel, folder=folder / "with_extra", more=extra)
     with pytest.MonkeyPatch.context() as patch:
