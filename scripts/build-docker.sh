@@ -59,5 +59,8 @@ if [ -z "$push" ]; then
   exit
 fi
 docker push "$name:$commit"
-docker push "$name:latest"
+case $commit in
+  *-dirty) echo "build-docker.sh: $name:latest is left as it was: what is not committed is nobody's latest" >&2 ;;
+  *) docker push "$name:latest" ;;
+esac
 echo "pushed $name:$commit"

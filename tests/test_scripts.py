@@ -91,6 +91,16 @@ def test_docker_builds_and_pushes_both_tags(repository: Path) -> None:
     assert pushes == [f"push\n{name}:{commit(repository)}", f"push\n{name}:latest"]
 
 
+def test_what_is_not_committed_never_becomes_everybody_s_latest(repository: Path) -> None:
+    (repository / "new.txt").write_text("new")
+    done = run(repository, "build-docker.sh", "--registry", "localhost:5000/x")
+    assert done.returncode == 0, done.stderr
+    name = "localhost:5000/x/classifier-training"
+    _, *pushes = "\n".join(called(repository)).split("\ndocker\n")
+    assert pushes == [f"push\n{name}:{commit(repository)}-dirty"]
+    assert f"{name}:latest is left as it was" in done.stderr
+
+
 def test_local_pushes_nothing_and_a_dirty_tree_is_marked(repository: Path) -> None:
     (repository / "new.txt").write_text("new")
     done = run(
