@@ -1,12 +1,15 @@
 """A checkpoint becomes an export: an ONNX file with its labels and a card, put in place only once it is proven."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
@@ -95,7 +98,7 @@ def export(request: ExportRequest, folder: Path) -> ExportResult:
     require_room(folder)
     assert request.samples, "there is no proof without images"
     assert request.calibration or request.precision != "int8", "8-bit integers need images to be calibrated on"
-    with _cleaning_up_on_sigterm(), _placing(folder), replacement(folder) as made:
+    with _cleaning_up_on_sigterm(folder), _placing(folder), replacement(folder) as made:
         predictor = _write(request, made)
         paths = [sample.path for sample in _spread(request.samples, request.images)]
         spec, temperature = request.preprocessing, request.temperature
@@ -133,17 +136,24 @@ def require_room(folder: Path) -> None:
             raise UserError(f"{said} holds other things than an export, e.g. {first}; give another folder")
         beside = folder.absolute().parent
         beside.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}-", suffix=".partial", dir=beside):
-            pass  # or it would be known only when the model is made
+        # Or it would be known only when the model is made.
+        with (
+            _cleaning_up_on_sigterm(folder),
+            TemporaryDirectory(prefix=f".{folder.name}-", suffix=".partial", dir=beside),
+        ):
+            pass
 
 
 @contextmanager
-def _cleaning_up_on_sigterm() -> Iterator[None]:
-    """Leave on SIGTERM as on Ctrl-C: by an exception, so that what is half made is taken away."""
+def _cleaning_up_on_sigterm(folder: Path) -> Iterator[None]:
+    """Take away what is half made beside a folder, and leave: by no exception, which native code would die of."""
 
     def leave(signum: int, _: object) -> NoReturn:
         log.warning("stopped by SIGTERM; nothing was exported")
-        raise SystemExit(128 + signum)
+        for place in (folder.absolute(), folder.resolve()):
+            for made in place.parent.glob(f".{escape(place.name)}-*.partial"):
+                rmtree(made, ignore_errors=True)
+        os._exit(128 + signum)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only there may handlers be set

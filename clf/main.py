@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def end_on_sigterm() -> None:
     """End with 143 at SIGTERM, as any program does, but for the first one of a container, which the kernel spares."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 
 
 def _dispatch(words: list[str]) -> int:

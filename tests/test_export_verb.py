@@ -282,7 +282,7 @@ def test_sigterm_takes_away_what_is_half_made(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in EXPORT.iterdir()}
     command = [sys.executable, "-m", "clf", "export", "--embed", "full"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while not list(EXPORT.parent.glob(".export-*.partial")):
+        while not list(EXPORT.parent.glob(".export-*.partial/*")):
             assert process.poll() is None
             time.sleep(0.02)
         process.terminate()
