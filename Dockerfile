@@ -1,7 +1,7 @@
 # Training, on a GPU or without one. PyTorch's wheels bring their own CUDA, so that the base needs none; the host brings the driver.
 #   docker build -t clf:train .
 #   mkdir -p runs && docker run --rm --gpus all --ipc host --user "$(id -u):$(id -g)" -e HOME=/tmp \
-#       -v "$PWD/runs:/work/runs" -v "$PWD/data:/work/data:ro" clf:train fit --config resnet18.yaml --data.root data
+#       -v "$PWD/runs:/app/runs" -v "$PWD/data:/app/data:ro" clf:train fit --config resnet18.yaml --data.root data
 # Driver older than 580: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 (docs/docker.md).
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
@@ -29,7 +29,7 @@ RUN python3 -c 'import ensurepip, venv' 2>/dev/null \
     || (apt-get update && apt-get install --yes --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/*) \
     && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clf needs Python 3.11 or newer in the base image")'
 RUN groupadd --gid 10001 clf && useradd --uid 10001 --gid clf --create-home --shell /usr/sbin/nologin clf \
-    && install -d -m 1777 /work && install -d -o clf -g clf /work/runs && python3 -m venv /opt/clf
+    && install -d -m 1777 /app && install -d -o clf -g clf /app/runs && python3 -m venv /opt/clf
 # Another index for torch and torchvision, e.g. one of CUDA 12; their versions stay those of the lock. Empty: PyPI's.
 ARG TORCH_INDEX=
 ENV PATH=/opt/clf/bin:${PATH} \
@@ -37,7 +37,7 @@ ENV PATH=/opt/clf/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-WORKDIR /work
+WORKDIR /app
 COPY requirements.lock /opt/clf/
 # What torch brings along has other names and hashes on other indices: it is left out of the lock and resolved there.
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -54,9 +54,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     pip install --no-cache-dir --no-deps /wheel/*.whl && pip check && clf configs >/dev/null
 
-# Weights from the hub and compiled kernels go into the home folder; what is in /work/runs stays.
+# Weights from the hub and compiled kernels go into the home folder; what is in /app/runs stays.
 USER 10001:10001
-VOLUME ["/work/runs"]
+VOLUME ["/app/runs"]
 # Labels last: a new commit must not rebuild what stands above.
 ARG SOURCE=unknown
 ARG VERSION=unknown
