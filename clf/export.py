@@ -153,6 +153,9 @@ def _cleaning_up_on_sigterm(folder: Path) -> Iterator[None]:
         for place in (folder.absolute(), folder.resolve()):
             for made in place.parent.glob(f".{escape(place.name)}-*.partial"):
                 rmtree(made, ignore_errors=True)
+            for aside in place.parent.glob(f".{escape(place.name)}-*.old"):  # told in the middle of the swap
+                if not place.exists():
+                    aside.rename(place)
         os._exit(128 + signum)
 
     if threading.current_thread() is not threading.main_thread():
