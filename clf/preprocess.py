@@ -45,6 +45,9 @@ _PILLOW_MODULES = re.compile(r"PIL\.")
 # Transparent images are mostly drawn for white pages: dark text or a logo would vanish on black.
 _BACKGROUND = (255, 255, 255)
 
+MAX_PIXELS = 50_000_000
+"""Larger images are refused by their header, unless the caller says otherwise."""
+
 # What would be larger after the resize is not resized as a whole to be cropped afterwards.
 _MAX_RESIZED_PIXELS = 50_000_000
 
@@ -64,7 +67,7 @@ class UnreadableImage(UserError):
         self.is_image = is_image
 
 
-def decode(source: str | Path | bytes | Image.Image, *, max_pixels: int = 50_000_000) -> Image.Image:
+def decode(source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image completely and turn it into upright RGB.
 
     EXIF orientation is applied. Transparency is laid on white. 16-bit grey is scaled by its bit depth; other integers

@@ -85,6 +85,7 @@ def _ocr(preprocessing: Preprocessing) -> list[Transform]:
         *squash,
         # Most of the image, hardly distorted: half a digit may be another digit.
         v2.RandomResizedCrop(preprocessing.size, scale=(0.7, 1.0), ratio=(0.85, 1.18)),
+        v2.ToPILImage(),  # what is read from a file comes as a tensor
         v2.RandomAffine(degrees=25, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=(-15, 15, -15, 15), **bilinear),
         v2.RandomPerspective(distortion_scale=0.3, p=0.4, **bilinear),
         F.pil_to_tensor,

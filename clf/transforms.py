@@ -3,6 +3,8 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from clf.crops import split_crop
 from clf.errors import UserError
-from clf.preprocess import Preprocessing
+from clf.preprocess import Preprocessing, decode
 from clf.recipes import Recipe, Transform, evaluation_fit, recipe
 
 # Floats a little outside [0, 1] come from noise and sharp filters and are clamped; further out, the scale is wrong.
@@ -49,55 +52,56 @@ def _torch_seeded(seed: int) -> Iterator[None]:
 
 
 class TrainTransform:
-    """From a decoded image to the network's input, augmented; the result depends on the image and the seed alone.
+    """From an image file to pixels of the network's size, augmented; the result depends on file and seed alone.
 
     A list of transforms gets each image at its own size, as a uint8 tensor (3, H, W). It may return a tensor or a PIL
-    image, grey or RGB, uint8 or floats in [0, 1]. What has not the network's size then goes through the evaluation
-    resize and crop. Normalisation comes last and is not part of the list.
+    image, grey or RGB, uint8 or floats in [0, 1], which travel as 8 bits. What has not the network's size then goes
+    through the evaluation resize and crop. Normalisation comes last, in `normalised`, and is not part of the list.
+
+    A recipe or list that begins with ``RandomResizedCrop`` reads no more of a file than the crop needs.
 
     Args:
         augment: Name of a recipe, or transforms to be applied one after the other.
-        preprocessing: Evaluation's; gives the size, the resize and the normalisation.
+        preprocessing: Evaluation's; gives the size and the resize.
     Raises:
         UserError: If there is no such recipe, or the list holds something that is no transform, or that normalises.
     """
 
     def __init__(self, augment: Recipe | Sequence[Transform], *, preprocessing: Preprocessing) -> None:
         if isinstance(augment, str):
-            steps = recipe(augment, preprocessing=preprocessing)
+            self._crop, steps = split_crop(recipe(augment, preprocessing=preprocessing))
             self._steps = [(f"data.augment={augment!r}", step) for step in steps]
             self._seeded = _torch_seeded
         else:
-            steps = [_checked(transform, _label(index, transform)) for index, transform in enumerate(augment)]
-            self._steps = [("", F.pil_to_tensor), *((_label(index, step), step) for index, step in enumerate(steps))]
-            self._seeded = seeded
+            named = [(_label(index, step), step) for index, step in enumerate(augment)]
+            self._crop, steps = split_crop([_checked(step, label) for label, step in named])
+            self._steps = named[len(named) - len(steps) :]
+            if self._crop is None:
+                self._steps = [("", F.pil_to_tensor), *self._steps]
+            self._seeded = seeded if steps else _torch_seeded  # the crop itself draws from torch alone
         self._preprocessing = preprocessing
-        self._mean = torch.tensor(preprocessing.mean)[:, None, None]
-        self._std = torch.tensor(preprocessing.std)[:, None, None]
 
-    def __call__(self, image: Image.Image, *, seed: int) -> Tensor:
-        """Augment, fit to size and normalise.
+    def __call__(self, source: str | Path | Image.Image, *, seed: int) -> Tensor:
+        """Read, augment and fit to size.
 
         Args:
-            image: RGB, any size.
+            source: A file, or an RGB image of any size.
             seed: Fixes everything that is drawn; a function of run, epoch and sample.
         Returns:
-            float32 (3, H, W).
+            uint8 (3, H, W).
         Raises:
+            UnreadableImage: If the file is not a whole image.
             UserError: If a transform fails, or returns what is no image; the message names it.
         """
         with self._seeded(seed), _one_thread():
-            pixels = self._augmented(image)  # uint8 or float (3, any, any)
-        if tuple(pixels.shape[1:]) != self._preprocessing.size:
-            eight_bits = F.to_dtype(pixels.clamp(0, _white(pixels)), torch.uint8, scale=True)
-            fitted = evaluation_fit(F.to_pil_image(eight_bits), preprocessing=self._preprocessing)
-            pixels = F.pil_to_tensor(fitted)
-        # Divides like evaluation, for bit-equal results where nothing was drawn.
-        unit = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True).div_(_white(pixels))
-        return unit.clamp_(0, 1).sub_(self._mean).div_(self._std)
+            pixels = _eight_bits(self._augmented(source))  # (3, any, any)
+        if tuple(pixels.shape[1:]) == self._preprocessing.size:
+            return pixels
+        fitted = evaluation_fit(F.to_pil_image(pixels), preprocessing=self._preprocessing)
+        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
-    def _augmented(self, image: Image.Image) -> Tensor:
-        outputs: list[Any] = [image]
+    def _augmented(self, source: str | Path | Image.Image) -> Tensor:
+        outputs: list[Any] = [decode(source) if self._crop is None else self._crop(source)]
         for label, step in self._steps:
             try:
                 outputs.append(step(outputs[-1]))
@@ -110,6 +114,31 @@ class TrainTransform:
             raise UserError(f"{self._steps[culprit][0]} returned {_describe(outputs[culprit + 1])}; {flaw}")
         pixels: Tensor = F.pil_to_tensor(outputs[-1]) if isinstance(outputs[-1], Image.Image) else outputs[-1]
         return pixels.detach().expand(3, -1, -1)
+
+
+def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Scale what `TrainTransform` returns as evaluation does, bit for bit, on whatever device it is.
+
+    Args:
+        images: uint8 (..., 3, H, W).
+        preprocessing: Gives mean and standard deviation.
+    Returns:
+        float32 of the same shape and memory format.
+    """
+    mean, std = _mean_and_std(preprocessing, images.device)
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=8)
+def _mean_and_std(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return both as (3, 1, 1), copied to the device once: a copy for each batch would make it wait."""
+    mean, std = (torch.tensor(each, device=device)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
+    return mean, std
+
+
+def _eight_bits(pixels: Tensor) -> Tensor:
+    """Round floats of [0, 1], clamped, to uint8; what is uint8 stays as it is."""
+    return pixels if pixels.dtype == torch.uint8 else F.to_dtype(pixels.clamp(0, 1), torch.uint8, scale=True)
 
 
 @contextmanager
@@ -174,7 +203,3 @@ def _describe(output: object) -> str:
         low, high = output.aminmax()
         values = f" from {low:.3g} to {high:.3g}"
     return f"a {str(output.dtype).removeprefix('torch.')} tensor of shape {tuple(output.shape)}{values}"
-
-
-def _white(pixels: Tensor) -> int:
-    return 255 if pixels.dtype == torch.uint8 else 1

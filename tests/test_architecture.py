@@ -25,7 +25,7 @@ HOUSE = (
     ("F1", {"predictor"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
-    ("F0", {"graph", "rates", "recipes", "records"}),
+    ("F0", {"crops", "graph", "rates", "recipes", "records"}),
     ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
     (
         "F0",

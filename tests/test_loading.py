@@ -151,7 +151,7 @@ def test_training_batch_holds_images_and_labels(paths: list[str]) -> None:
     (batch, *_) = train_loader(paths, epochs=iter((0,)))
     order = [key.index for key in next(train_plan(COUNT, epoch=0))]
     assert batch.keys() == {"images", "labels"}
-    assert (batch["images"].shape, batch["images"].dtype) == ((BATCH_SIZE, 3, 8, 8), torch.float32)
+    assert (batch["images"].shape, batch["images"].dtype) == ((BATCH_SIZE, 3, 8, 8), torch.uint8)
     assert (batch["labels"].tolist(), batch["labels"].dtype) == ([LABELS[i] for i in order], torch.int64)
 
 

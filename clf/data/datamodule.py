@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
@@ -24,7 +25,7 @@ from clf.data.loading import (
     train_tensor,
 )
 from clf.data.roots import Layout, folder_of, open_roots
-from clf.data.samplers import Balanced, Sampler, Weighted
+from clf.data.samplers import Sampler, choose_sampler
 from clf.data.samples import Sample, Source, Split
 from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
 from clf.data.synthetic import SyntheticJerseys
@@ -33,7 +34,7 @@ from clf.data.train_only import TrainOnly, Value
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, UnreadableImage
 from clf.recipes import Recipe
-from clf.transforms import TrainTransform
+from clf.transforms import TrainTransform, normalised
 
 log = logging.getLogger("clf")
 
@@ -129,7 +130,7 @@ class ImageData(LightningDataModule):
             )
         self.root = root
         self.augment = augment
-        self.sampler = _choose_sampler(sampler, sampler_weights)
+        self.sampler = choose_sampler(sampler, sampler_weights)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.predict = predict
@@ -307,6 +308,14 @@ class ImageData(LightningDataModule):
             raise UnreadableImage(message + (f" (and {len(others)} more in this batch)" if others else ""))
         return batch
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise training's 8-bit images where they are used: they travel in a quarter of the time and memory."""
+        if batch["images"].dtype == torch.uint8:
+            images = normalised(batch["images"], self._bound_preprocessing)
+            # The trainer converts what is float before it gets here.
+            batch["images"] = self.trainer.precision_plugin.convert_input(images) if self.trainer else images
+        return batch
+
     # How it is made.
 
     @property
@@ -377,22 +386,6 @@ class ImageData(LightningDataModule):
             if line not in self._said and self._rank == 0:
                 log.info(line)
             self._said.add(line)
-
-
-def _choose_sampler(
-    sampler: Literal["none", "balanced", "weighted"] | Sampler, weights: dict[str, float] | None
-) -> Sampler | None:
-    if sampler == "weighted":
-        if not weights:
-            raise UserError(
-                'data.sampler=weighted needs data.sampler_weights, e.g. {"00": 2.0} to draw class 00 twice as often'
-            )
-        return Weighted(weights)
-    if weights is not None:
-        raise UserError("data.sampler_weights is for data.sampler=weighted; set that, or remove the weights")
-    if isinstance(sampler, Sampler):
-        return sampler
-    return Balanced() if sampler == "balanced" else None
 
 
 def _require(holds: bool, what: str, fix: str) -> None:

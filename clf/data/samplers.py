@@ -1,6 +1,7 @@
 """Which samples an epoch shows, and how often: pure functions of labels, seed and epoch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,3 +182,24 @@ def _time_until(count: int, weights: Weights) -> float:
 def _unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Map random bits to floats in [0, 1), by the 53 that a float holds."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def choose_sampler(
+    sampler: Literal["none", "balanced", "weighted"] | Sampler, weights: dict[str, float] | None
+) -> Sampler | None:
+    """Find the sampler that ``data.sampler`` and ``data.sampler_weights`` mean; None for the plain shuffle.
+
+    Raises:
+        UserError: If one of the two misses the other.
+    """
+    if sampler == "weighted":
+        if not weights:
+            raise UserError(
+                'data.sampler=weighted needs data.sampler_weights, e.g. {"00": 2.0} to draw class 00 twice as often'
+            )
+        return Weighted(weights)
+    if weights is not None:
+        raise UserError("data.sampler_weights is for data.sampler=weighted; set that, or remove the weights")
+    if isinstance(sampler, Sampler):
+        return sampler
+    return Balanced() if sampler == "balanced" else None

@@ -1,0 +1,197 @@
+"""Random crops of files, decoded no further than the crop needs: the fast way into training; evaluation has its own."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms import InterpolationMode, v2
+
+from clf.preprocess import MAX_PIXELS, decode
+
+Pixels = NDArray[np.uint8]  # (H, W, 3)
+Box = tuple[int, ...]  # left, top, width, height
+
+_TRIES = 10  # As torchvision: what does not fit then is not distorted.
+_REDUCTIONS: Final = (8, 4, 2)  # What a JPEG may be divided by while it is decoded; libjpeg has no faster ones.
+
+# EXIF's orientation -> what makes stored pixels upright; views, so that only what is cut out is ever moved.
+_TURNS: Mapping[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A part of an image, of random size, shape and place, resized: torchvision's ``RandomResizedCrop``, read first.
+
+    The box is drawn from the file's header. What lies outside it costs as little as the format allows, and where it is
+    at least twice as large as what is asked for, a JPEG is decoded at a half, a quarter or an eighth.
+
+    Args:
+        size: (height, width) of the result, in pixels.
+        scale: Share of the image's area that the crop has, from and to.
+        ratio: Width over height of the crop, from and to.
+        interpolation: Filter of the resize, which is antialiased.
+        flip: Probability that the result is mirrored.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    interpolation: InterpolationMode
+    flip: float = 0.0
+
+    def __call__(self, source: str | Path | Image.Image) -> Tensor:
+        """Draw a crop from torch's generator and read it: uint8 (3, H, W), stored as (H, W, 3).
+
+        Raises:
+            UnreadableImage: If the file is not a whole image.
+        """
+        jpeg = None if isinstance(source, Image.Image) else _Jpeg.open(source)
+        image = jpeg or _Decoded(decode(source))
+        box = self._box(*image.size)
+        reduction = self._reduction(box)
+        # Onto the grid of what is decoded smaller; whatever the format, so that a file is the same crop in all of them.
+        pixels = image.region(tuple(each // reduction * reduction for each in box), reduction)
+        if self.flip and torch.rand(()).item() < self.flip:
+            pixels = pixels[:, ::-1]
+        return _resize(np.ascontiguousarray(pixels), self.size, self.interpolation)
+
+    def _reduction(self, box: Box) -> int:
+        """Say by what an image may be divided before a crop of it is too small."""
+        _, _, width, height = box
+        fitting = (each for each in _REDUCTIONS if height >= each * self.size[0] and width >= each * self.size[1])
+        return next(fitting, 1)
+
+    def _box(self, width: int, height: int) -> Box:
+        """Draw left, top, width and height of a crop."""
+        low, high = (math.log(ratio) for ratio in self.ratio)
+        for area, shape, across, down in torch.rand(_TRIES, 4).tolist():
+            pixels = width * height * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
+            ratio = math.exp(low + shape * (high - low))
+            w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return int(across * (width - w + 1)), int(down * (height - h + 1)), w, h
+        # As much as the ratios allow, from the middle.
+        w = min(width, max(1, round(height * self.ratio[1])))
+        h = min(height, max(1, round(width / self.ratio[0])))
+        return (width - w) // 2, (height - h) // 2, w, h
+
+
+def split_crop(transforms: Sequence[Any]) -> tuple[RandomCrop | None, list[Any]]:
+    """Take the random crop off the head of a list, if it is one that we can read from the file.
+
+    Returns:
+        The crop, or None, and the transforms that come after it.
+    """
+    head, *rest = transforms or [None]
+    if type(head) is not v2.RandomResizedCrop or not head.antialias:
+        return None, list(transforms)
+    interpolation = InterpolationMode(head.interpolation)  # torchvision 0.29 keeps its value
+    if interpolation not in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC):
+        return None, list(transforms)
+    crop = {"size": tuple(head.size), "scale": head.scale, "ratio": head.ratio, "interpolation": interpolation}
+    if rest and type(rest[0]) is v2.RandomHorizontalFlip:
+        return RandomCrop(**crop, flip=rest[0].p), rest[1:]
+    return RandomCrop(**crop), rest
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image whose pixels are there already."""
+
+    image: Image.Image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.size
+
+    def region(self, box: Box, _: int) -> Pixels:
+        left, top, width, height = box
+        return np.array(self.image.crop((left, top, left + width, top + height)))
+
+
+@dataclass(frozen=True)
+class _Jpeg:
+    """A JPEG of which the header is read, upright."""
+
+    path: str | Path
+    data: bytes
+    stored: tuple[int, int]  # (width, height)
+    orientation: int
+
+    @classmethod
+    def open(cls, path: str | Path) -> "_Jpeg | None":
+        """Read a file; None if it is not a JPEG that libjpeg decodes to the same colours as `decode`."""
+        try:
+            data = Path(path).read_bytes()
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        except (OSError, ValueError):
+            return None  # decode() says what is wrong with it, if anything is
+        if colours not in ("YCbCr", "Gray") or not 0 < width * height <= MAX_PIXELS:
+            return None
+        return cls(path, data, (width, height), _orientation(data))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = self.stored
+        return (height, width) if self.orientation >= 5 else (width, height)
+
+    def region(self, box: Box, reduction: int) -> Pixels:
+        """Decode at a fraction of the size, and cut out a box, whose numbers it divides."""
+        try:
+            pixels = self._pixels(reduction)
+        except ValueError:  # Damaged: Pillow may still read it, as it does in evaluation, and else says what is wrong.
+            return _Decoded(decode(self.path)).region(box, reduction)
+        turn = _TURNS.get(self.orientation)
+        upright = pixels if turn is None else turn(pixels)
+        left, top, width, height = (each // reduction for each in box)
+        return upright[top : top + height, left : left + width]
+
+    def _pixels(self, reduction: int) -> Pixels:
+        if reduction == 1:
+            whole: Pixels = simplejpeg.decode_jpeg(self.data)
+            return whole
+        smallest = {"min_width": self.stored[0] // reduction, "min_height": self.stored[1] // reduction}
+        reduced: Pixels = simplejpeg.decode_jpeg(self.data, **smallest)
+        return reduced
+
+
+def _orientation(data: bytes) -> int:
+    """Read how an image has to be turned from its EXIF, 1 to 8; damaged metadata turn nothing, as in `decode`."""
+    start = data.find(b"Exif\0\0", 0, 1 << 16)
+    if start < 0:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(data[start : start + (1 << 16)])
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+    except MemoryError:
+        raise
+    except Exception:
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _resize(pixels: Pixels, size: tuple[int, int], interpolation: InterpolationMode) -> Tensor:
+    """Resize (H, W, 3), with antialiasing: uint8 (3, *size), stored as (*size, 3).
+
+    torch is quick here where the memory is contiguous, which a part of an image is not.
+    """
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    return functional.interpolate(images, size, mode=interpolation.value, antialias=True)[0]
