@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from clf.colors import ColorJitter
 from clf.degradations import Downscale, GaussianNoise, JpegCompression, Pixelate, ZoomIn, ZoomOut
 from clf.errors import UserError, did_you_mean
 from clf.preprocess import Preprocessing, evaluation_pixels
@@ -58,14 +59,14 @@ def _light(preprocessing: Preprocessing) -> list[Transform]:
         interpolation=InterpolationMode.BILINEAR,
         fill=_mean_colour(preprocessing),
     )
-    jitter = v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)
+    jitter = ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)
     return [*_none(preprocessing), affine, F.pil_to_tensor, jitter]
 
 
 def _standard(preprocessing: Preprocessing) -> list[Transform]:
-    # No hue: it takes five times as long as the rest together.
-    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)
-    return [F.pil_to_tensor, _random_crop(preprocessing), v2.RandomHorizontalFlip(), jitter]
+    # No hue: it is not linear, and takes longer than the rest together.
+    jitter = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)
+    return [_random_crop(preprocessing), v2.RandomHorizontalFlip(), jitter]
 
 
 def _ocr(preprocessing: Preprocessing) -> list[Transform]:
@@ -99,7 +100,6 @@ def _ocr(preprocessing: Preprocessing) -> list[Transform]:
 def _strong(preprocessing: Preprocessing) -> list[Transform]:
     fill = _mean_colour(preprocessing)
     return [
-        F.pil_to_tensor,
         _random_crop(preprocessing),
         v2.RandomHorizontalFlip(),
         v2.RandAugment(num_ops=2, magnitude=9, interpolation=InterpolationMode.BILINEAR, fill=fill),
@@ -109,8 +109,11 @@ def _strong(preprocessing: Preprocessing) -> list[Transform]:
 
 def _random_crop(preprocessing: Preprocessing) -> v2.RandomResizedCrop:
     """At least a third of the image: the 0.08 of ImageNet from scratch needs hundreds of epochs."""
-    name = preprocessing.interpolation  # Evaluation's filter where tensors have it, else bicubic.
-    interpolation = InterpolationMode(name if name in ("nearest", "bilinear") else "bicubic")
+    sharp = preprocessing.interpolation not in (
+        "nearest",
+        "bilinear",
+    )  # Evaluation's filter, or what comes close to it.
+    interpolation = InterpolationMode.BICUBIC if sharp else InterpolationMode.BILINEAR
     return v2.RandomResizedCrop(preprocessing.size, scale=(0.35, 1.0), interpolation=interpolation)
 
 

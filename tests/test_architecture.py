@@ -26,7 +26,10 @@ HOUSE = (
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
     ("F0", {"crops", "graph", "rates", "recipes", "records"}),
-    ("F0", {"allocator", "checkpoints", "degradations", "environment", "logs", "runs", "seeding", "statistics"}),
+    (
+        "F0",
+        {"allocator", "checkpoints", "colors", "degradations", "environment", "logs", "runs", "seeding", "statistics"},
+    ),
     (
         "F0",
         {

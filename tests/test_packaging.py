@@ -29,6 +29,7 @@ DEVELOPMENT = [*(each for each in EXTRAS["dev"] if each.name != "clf"), *EXTRAS[
 # wandb brings protobuf, which reads its files.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "cv2": "opencv-python-headless",
     "griffe": "griffelib",
     "google": "wandb",
     "python_multipart": "python-multipart",

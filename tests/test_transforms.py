@@ -143,7 +143,7 @@ def test_a_list_may_change_the_form_of_an_image_without_changing_the_image(trans
 
 def test_what_a_list_leaves_at_the_networks_size_stays_as_it_is() -> None:
     sample = TrainTransform([v2.CenterCrop((32, 48))], preprocessing=PREPROCESSING)(photo(100, 90), seed=0)
-    assert np.array_equal(sample.permute(1, 2, 0), photo(100, 90).crop((26, 29, 74, 61)))
+    assert np.array_equal(sample.permute(1, 2, 0), np.asarray(photo(100, 90).crop((26, 29, 74, 61))))
 
 
 @pytest.mark.parametrize("grey", [v2.Grayscale(1), v2.Compose([v2.ToPILImage(), v2.Grayscale(1)])], ids=str)
@@ -158,7 +158,7 @@ def test_floats_a_little_out_of_range_are_clamped_like_any_image() -> None:
     transform = TrainTransform(noise, preprocessing=PREPROCESSING)
     for size in ((48, 32), (480, 320)):
         dark, bright = (transform(Image.new("RGB", size, colour), seed=0) for colour in ("black", "white"))
-        assert (dark.max(), bright.min()) == (0, 255)
+        assert (dark.max().item(), bright.min().item()) == (0, 255)
 
 
 def test_a_tensor_that_a_transform_keeps_is_not_written_to() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from clf.data.sampling import Key
 from clf.errors import UserError
@@ -99,7 +99,11 @@ def stack(images: list[Tensor]) -> Tensor:
     if images[0].dtype != torch.uint8:
         return torch.stack(images)
     rows = [image.permute(1, 2, 0).numpy() for image in images]  # numpy copies these twenty times as fast as torch
-    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
+    batch = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8)
+    if get_worker_info() is not None:
+        batch.share_memory_()  # type: ignore[no-untyped-call]  # where it would be copied to on its way to the main process
+    np.stack(rows, out=batch.numpy())
+    return batch.permute(0, 3, 1, 2)
 
 
 def train_tensor(path: str, key: Key, *, transform: TrainTransform, seed: int) -> Tensor:
