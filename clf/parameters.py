@@ -1,13 +1,15 @@
 """Which parameters are trained, and how fast: weight decay, layer-wise learning rates, a frozen backbone."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from clf.errors import UserError
+
+_FUSED: Final = (Adam, SGD)  # AdamW is one of the first. Their kernels exist for CPUs and CUDA, and are as exact.
 
 
 @runtime_checkable
@@ -54,7 +56,22 @@ def build_optimizer(
             name = type(optimizer).__name__
             raise UserError(f"model.optimizer={name} has no rate that could be scheduled; set model.optimizer.lr")
         group["lr"] *= group.get("lr_scale", 1.0)
+    _fuse(optimizer)
     return optimizer
+
+
+def _fuse(optimizer: Optimizer) -> None:
+    """Have a step update all parameters in one kernel, unless the configuration has said how it is done.
+
+    torch takes the loop over single tensors on CPUs, and several kernels on GPUs. Set here and not given to the
+    optimizer, which would then scale gradients itself, and Lightning could not clip them in 16-mixed.
+    """
+    if not isinstance(optimizer, _FUSED):
+        return
+    for group in optimizer.param_groups:
+        undecided = group["fused"] is None and group["foreach"] is None and not group["differentiable"]
+        if undecided and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in group["params"]):
+            group["fused"] = True
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Parameter groups, layer-wise rates and the frozen backbone: seen in what a step changes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import timm.optim
 import torch
 from tiny import CLASSES, TRAIN, Net, Resumable, fit, from_yaml, tiny
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adam, AdamW
 from toy import Stop, differences, trainer
 
 from clf.callbacks.checkpoint import Checkpoint
@@ -272,3 +273,27 @@ def test_an_optimizer_that_chooses_its_own_rate_must_be_given_one(tmp_path: Path
     with pytest.raises(UserError, match=r"model.optimizer=Adafactor has no rate .*; set model.optimizer.lr"):
         fit(tmp_path, from_yaml(yaml("{lr: null}")))
     fit(tmp_path, from_yaml(yaml("{lr: 0.01}")), max_epochs=1)
+
+
+@pytest.mark.parametrize("make", [Adam, AdamW, partial(SGD, lr=0.1, momentum=0.9)], ids=["Adam", "AdamW", "SGD"])
+def test_a_step_is_one_kernel_and_gives_what_the_plain_loop_gives(make: Any) -> None:
+    weights = []
+    choices: list[dict[str, Any]] = [{}, {"foreach": False, "fused": False}]
+    for options in choices:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+        optimizer = build_optimizer(partial(make, **options), network, network, layer_decay=1.0)
+        assert {group["fused"] for group in optimizer.param_groups} == {not options}
+        for _ in range(5):
+            optimizer.zero_grad()
+            network(torch.linspace(-1, 1, 24).reshape(6, 4)).square().sum().backward()
+            optimizer.step()
+        weights.append(nn.utils.parameters_to_vector(network.parameters()))
+    assert torch.allclose(*weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("choice", [{"foreach": True}, {"fused": False}, {"differentiable": True}], ids=str)
+def test_how_a_step_is_computed_can_be_chosen(choice: dict[str, Any]) -> None:
+    network = nn.Linear(4, 3)
+    optimizer = build_optimizer(partial(AdamW, **choice), network, network, layer_decay=1.0)
+    assert all(group["fused"] is not True for group in optimizer.param_groups)
