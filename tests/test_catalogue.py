@@ -1,5 +1,6 @@
 """What a dataset holds after the rules: splits, classes, counts, notes, description."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +39,7 @@ def catalogue(
     return Catalogue(source, roots=[source.base], val_fraction=fraction, rule=rule, seed=seed, checkpoint=checkpoint)
 
 
-def labels(samples: list[Sample]) -> str:
+def labels(samples: Sequence[Sample]) -> str:
     return "".join(str(sample.label) for sample in samples)
 
 

@@ -18,7 +18,6 @@ from clf.data.loading import (
     Images,
     Loader,
     LoaderSettings,
-    Strings,
     eval_tensor,
     fit_to_device,
     train_tensor,
@@ -203,12 +202,6 @@ def test_augmentation_that_fails_names_itself_and_the_image(paths: list[str], wo
     ((_, message),) = batch["errors"]
     assert message.startswith(f"image {paths[3]!r}: data.augment[0] (Fails) failed")
     assert message.endswith("no such thing")
-
-
-def test_many_strings_are_kept_exactly_whatever_bytes_a_file_name_has() -> None:
-    texts = ["", "a.jpg", "é/ü.jpg", os.fsdecode(b"\xff\xfe.jpg"), "x" * 300]
-    kept = Strings(texts)
-    assert [kept[i] for i in range(len(kept))] == texts
 
 
 def test_settings_that_work_are_left_alone_and_nothing_is_said() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clf.data.samples import Sample
+from clf.data.samples import Sample, Samples
 from clf.data.splits import carve, class_names, count_classes, drop_unknown, fingerprint, relative, require_same_classes
 from clf.errors import UserError
 
@@ -63,7 +63,7 @@ def test_other_classes_than_the_checkpoints_are_refused_by_name(found: list[str]
 
 
 def test_unknown_label_is_refused_with_example_and_suggestion() -> None:
-    rows = [sample("1.jpg", "cat"), sample("2.jpg", "dgo"), sample("3.jpg", "dgo")]
+    rows = Samples([sample("1.jpg", "cat"), sample("2.jpg", "dgo"), sample("3.jpg", "dgo")])
     with pytest.raises(UserError) as caught:
         drop_unknown(rows, classes=["cat", "dog"], split="val", rule="error", where="pets")
     expected = "pets: val has labels that train lacks: 'dgo' in 2 of 3 samples, e.g. 2.jpg; did you mean 'dog'?"
@@ -72,13 +72,13 @@ def test_unknown_label_is_refused_with_example_and_suggestion() -> None:
 
 
 def test_unknown_labels_are_skipped_and_counted_when_asked_for() -> None:
-    rows = [sample("1.jpg", "cat"), sample("2.jpg", "emu"), sample("3.jpg", "yak")]
-    assert drop_unknown(rows, classes=["cat", "dog"], split="val", rule="skip", where="pets") == (rows[:1], 2)
+    rows = Samples([sample("1.jpg", "cat"), sample("2.jpg", "emu"), sample("3.jpg", "yak")])
+    assert drop_unknown(rows, classes=["cat", "dog"], split="val", rule="skip", where="pets") == (Samples(rows[:1]), 2)
 
 
 def test_skipping_everything_is_refused() -> None:
     with pytest.raises(UserError, match="every label is unknown: is this the right dataset"):
-        drop_unknown([sample("1.jpg", "emu")], classes=["cat", "dog"], split="test", rule="skip", where="pets")
+        drop_unknown(Samples([sample("1.jpg", "emu")]), classes=["cat", "dog"], split="test", rule="skip", where="pets")
 
 
 def test_carving_takes_the_share_of_every_class() -> None:

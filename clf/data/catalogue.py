@@ -9,7 +9,7 @@ from clf.data import splits
 from clf.data.disk import Disk
 from clf.data.exclusion import Exclusion
 from clf.data.layout import SPLITS
-from clf.data.samples import Sample, Source, Split
+from clf.data.samples import Samples, Source, Split
 from clf.data.train_only import TrainOnly
 from clf.errors import UserError
 
@@ -50,8 +50,8 @@ class Catalogue:
         self._disk = Disk()
         self._checkpoint = checkpoint
         self._notes: list[str] = []
-        self._listed: dict[Split, list[Sample]] = {}
-        self._samples: dict[Split, list[Sample]] = {}
+        self._listed: dict[Split, Samples] = {}
+        self._samples: dict[Split, Samples] = {}
 
     @cached_property
     def classes(self) -> list[str]:
@@ -87,7 +87,7 @@ class Catalogue:
             excluded = self._exclude.notes
         return [*getattr(self.source, "notes", ()), *excluded, *self._notes]
 
-    def samples(self, split: Split) -> list[Sample]:
+    def samples(self, split: Split) -> Samples:
         """List a split, after the rules for labels and with validation carved if need be.
 
         Raises:
@@ -97,7 +97,7 @@ class Catalogue:
             self._samples |= self._apply_rules(split)
         return self._samples[split]
 
-    def _apply_rules(self, split: Split) -> dict[Split, list[Sample]]:
+    def _apply_rules(self, split: Split) -> dict[Split, Samples]:
         classes = self.classes
         if split != "test" and not self._list("val"):
             return self._carve(self._present("train"))
@@ -113,7 +113,7 @@ class Catalogue:
         self._refuse_leak(kept, split)
         return {split: kept}
 
-    def _carve(self, train: list[Sample]) -> dict[Split, list[Sample]]:
+    def _carve(self, train: Samples) -> dict[Split, Samples]:
         train, val = splits.carve(
             train,
             fraction=self._val_fraction,
@@ -129,10 +129,10 @@ class Catalogue:
             )
         return {"train": train, "val": val}
 
-    def _drop_train_only(self, samples: list[Sample], split: Split) -> list[Sample]:
+    def _drop_train_only(self, samples: Samples, split: Split) -> Samples:
         if self._train_only is None:
             return samples
-        kept = [sample for sample in samples if not self._train_only(sample)]
+        kept = Samples(sample for sample in samples if not self._train_only(sample))
         if not kept:
             raise UserError(
                 f"{self.source}: data.train_only ({self._train_only}) leaves no image in {split}; "
@@ -143,7 +143,7 @@ class Catalogue:
             self._notes.append(f"{self.source}: left {count} {split} samples out, by data.train_only")
         return kept
 
-    def _refuse_leak(self, samples: list[Sample], split: Split) -> None:
+    def _refuse_leak(self, samples: Samples, split: Split) -> None:
         """Refuse images that are scored and trained on; the same in val and test is no leak, but said."""
         files = {self._disk.real(sample.path): sample.path for sample in samples}
         others: list[Split] = ["train"] if split == "val" else ["train", "val"]
@@ -158,9 +158,10 @@ class Catalogue:
                 raise UserError(f"{self.source}: {same}; a score would be of images trained on: remove them from one")
             self._notes.append(f"{self.source}: {same}")
 
-    def _list(self, split: Split) -> list[Sample]:
+    def _list(self, split: Split) -> Samples:
         if split not in self._listed:
-            found = self.source.samples(split)
+            listed = self.source.samples(split)
+            found = listed if isinstance(listed, Samples) else Samples(listed)
             kept = self._exclude.remove_from(found) if self._exclude else found
             if found and not kept:
                 raise UserError(f"{self.source}: data.exclude leaves no image in {split}; shorten the lists")
@@ -169,7 +170,7 @@ class Catalogue:
             self._listed[split] = kept
         return self._listed[split]
 
-    def _present(self, split: Split) -> list[Sample]:
+    def _present(self, split: Split) -> Samples:
         if samples := self._list(split):
             return samples
         there = ", ".join(name for name in SPLITS if self._list(name)) or "nothing"

@@ -26,7 +26,7 @@ from clf.data.loading import (
 )
 from clf.data.roots import Layout, folder_of, open_roots
 from clf.data.samplers import Sampler, choose_sampler
-from clf.data.samples import Sample, Source, Split
+from clf.data.samples import Samples, Source, Split
 from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
 from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import RowKeys
@@ -199,7 +199,7 @@ class ImageData(LightningDataModule):
         """The splits that there are."""
         return self._catalogue.available
 
-    def samples(self, split: Split) -> list[Sample]:
+    def samples(self, split: Split) -> Samples:
         """List a split, as it is trained on or scored; every call returns the same list.
 
         Raises:
@@ -208,18 +208,18 @@ class ImageData(LightningDataModule):
         return self._catalogue.samples(split)
 
     @cached_property
-    def predict_samples(self) -> list[Sample]:
+    def predict_samples(self) -> Samples:
         """What is predicted on: the inputs that ``predict`` names, or the test split."""
         if self.predict is None:
             return self.samples("test")
-        samples, notes = find_inputs(
+        found, notes = find_inputs(
             self.predict,
             classes=set(self._bound_classes or ()),
             path_key=self._keys.path,
             label_key=self._keys.label,
         )
         self._say(notes)
-        return samples
+        return found
 
     def fingerprint(self) -> str:
         """Hash of every sample's split, path below the root and label: the same wherever the data lies."""
@@ -339,22 +339,22 @@ class ImageData(LightningDataModule):
         epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
         return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
-    def _eval_loader(self, samples: list[Sample]) -> Loader:
+    def _eval_loader(self, samples: Samples) -> Loader:
         pixels = partial(eval_tensor, preprocessing=self._bound_preprocessing)
         place = {"batch_size": self.batch_size, "world_size": self._world_size}
         images = self._images(samples, pixels=pixels, with_index=True)
         plan = partial(eval_batches, len(samples), rank=self._rank, **place)
         return self._loader(images, plan=plan, length=count_eval_batches(len(samples), **place))
 
-    def _label_indices(self, samples: list[Sample]) -> list[int]:
+    def _label_indices(self, samples: Samples) -> list[int]:
         """Look up the classes of the samples whose label is known."""
         class_to_idx = {name: i for i, name in enumerate(self._bound_classes or self.classes)}
         return [class_to_idx[sample.label] for sample in samples if sample.label is not None]
 
-    def _images(self, samples: list[Sample], *, pixels: Pixels, with_index: bool) -> Images:
+    def _images(self, samples: Samples, *, pixels: Pixels, with_index: bool) -> Images:
         labels = self._label_indices(samples)
         return Images(
-            [sample.path for sample in samples],
+            samples.paths,
             labels=labels if len(labels) == len(samples) else None,
             pixels=pixels,
             size=self._bound_preprocessing.size,

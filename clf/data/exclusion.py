@@ -5,12 +5,12 @@ import glob
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from clf.data.disk import Disk
 from clf.data.layout import near
-from clf.data.samples import Sample
+from clf.data.samples import Sample, Samples
 from clf.data.splits import relative
 from clf.errors import UserError
 
@@ -62,9 +62,9 @@ class Exclusion:
                 either = f"{fnmatch.translate(line.text)}|{fnmatch.translate(below)}"
                 self._patterns.append((re.compile(either), line))
 
-    def remove_from(self, samples: list[Sample]) -> list[Sample]:
+    def remove_from(self, samples: Iterable[Sample]) -> Samples:
         """Leave out what the lists name."""
-        return [sample for sample in samples if not self._names(sample.path)]
+        return Samples(sample for sample in samples if not self._names(sample.path))
 
     @property
     def notes(self) -> list[str]:

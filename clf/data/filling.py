@@ -19,7 +19,7 @@ _MOST_MEASURED: Final = 300
 _MIDDLE: Final = (0.05, 0.95)
 
 
-def train_samples(root: str, *, label_key: str | None = None) -> list[Sample]:
+def train_samples(root: str, *, label_key: str | None = None) -> Sequence[Sample]:
     """List the training split of a real dataset, as training itself would, before a validation split is carved from it.
 
     Args:

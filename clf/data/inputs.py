@@ -2,11 +2,10 @@
 
 import glob
 import os
-import sys
 from collections.abc import Collection
 
 from clf.data.layout import NO_METADATA, is_image, name_some, near, scan
-from clf.data.samples import Sample
+from clf.data.samples import Sample, Samples
 from clf.data.tables import (
     LABEL_COLUMNS,
     MANIFESTS,
@@ -21,7 +20,7 @@ from clf.data.tables import (
 from clf.errors import UserError
 from clf.preprocess import IMAGE_SUFFIXES
 
-Found = tuple[list[Sample], list[str]]  # the samples, and what has to be said about them
+Found = tuple[Samples, list[str]]  # the samples, and what has to be said about them
 
 
 def find_inputs(
@@ -47,12 +46,12 @@ def find_inputs(
         return _in_folder(target.rstrip("/") or target, classes=classes)
     if os.path.isfile(target):
         if is_image(target):
-            return [Sample(target, None, NO_METADATA)], []
+            return Samples([Sample(target, None, NO_METADATA)]), []
         return _in_manifest(target, classes=classes, path_key=path_key, label_key=label_key)
     if not glob.has_magic(target):
         raise UserError(f"data.predict={target!r} does not exist{near(target)}; name a file, folder or glob")
     matches = sorted(path for path in glob.iglob(target, recursive=True) if os.path.isfile(path))
-    images = [Sample(path, None, NO_METADATA) for path in matches if is_image(path)]
+    images = Samples(Sample(path, None, NO_METADATA) for path in matches if is_image(path))
     if not images:
         found = f"{len(matches)} files, none of them an image ({', '.join(IMAGE_SUFFIXES)})" if matches else "nothing"
         raise UserError(f"data.predict={target!r} matches {found}; quote the pattern and check it with ls")
@@ -66,10 +65,10 @@ def _in_folder(folder: str, *, classes: Collection[str]) -> Found:
         raise UserError(f"data.predict={folder!r} holds no images ({', '.join(IMAGE_SUFFIXES)}); name another folder")
     parents = [os.path.basename(os.path.dirname(path)) for path in paths]
     known = all(name in classes for name in set(parents))
-    samples = [
-        Sample(f"{folder}/{path}", sys.intern(name) if known else None, NO_METADATA)
+    samples = Samples(
+        Sample(f"{folder}/{path}", name if known else None, NO_METADATA)
         for path, name in zip(paths, parents, strict=True)
-    ]
+    )
     notes = _ignored(len(found) - len(paths), folder)
     return samples, [*notes, f"{folder}: the names of the subfolders are taken as labels"] if known else notes
 
@@ -84,7 +83,7 @@ def _in_manifest(file: str, *, classes: Collection[str], path_key: str | None, l
             f"data.predict={file!r} is neither an image ({', '.join(IMAGE_SUFFIXES)}) "
             f"nor a manifest ({', '.join(MANIFESTS)}); give it the suffix of what it holds"
         )
-    samples: list[Sample] = []
+    samples = Samples()
     for place, row in read_table(file):
         key = find_column(row, named=path_key, usual=PATH_COLUMNS, option="path_key", place=place)
         if key is None:
@@ -101,7 +100,7 @@ def _in_manifest(file: str, *, classes: Collection[str], path_key: str | None, l
     if None not in labels and not unknown:
         return samples, []
     notes = [f"{file}: its labels are left aside, the model does not know {name_some(unknown)}"] if unknown else []
-    return [Sample(sample.path, None, NO_METADATA) for sample in samples], notes
+    return Samples(Sample(path, None, NO_METADATA) for path in samples.paths), notes
 
 
 def _label(row: Row, label_key: str | None, *, place: str) -> str | None:
@@ -109,4 +108,4 @@ def _label(row: Row, label_key: str | None, *, place: str) -> str | None:
     usual = ("true",) if "confidence" in row else LABEL_COLUMNS
     key = find_column(row, named=label_key, usual=usual, option="label_key", place=place)
     label = row[key] if key else None
-    return sys.intern(str(label)) if label not in (None, "") else None
+    return str(label) if label not in (None, "") else None

@@ -1,7 +1,6 @@
 """From files to batches, in any number of workers with the same result, and from any batch of an epoch onwards."""
 
 import atexit
-import os
 import signal
 import warnings
 import weakref
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from clf.data.sampling import Key
+from clf.data.strings import Strings
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, UnreadableImage, decode, evaluation_array
 from clf.seeding import mix_seed
@@ -55,7 +55,7 @@ class Images(Dataset[Loaded]):
         size: tuple[int, int],
         with_index: bool,
     ) -> None:
-        self._paths = Strings(paths)
+        self._paths = paths if isinstance(paths, Strings) else Strings(paths)
         self._labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
         self._pixels = pixels
         self._size = size
@@ -114,21 +114,6 @@ def train_tensor(path: str, key: Key, *, transform: TrainTransform, seed: int) -
 def eval_tensor(path: str, _: Key, *, preprocessing: Preprocessing) -> Tensor:
     """Prepare an image as in every evaluation: float32 (3, H, W)."""
     return torch.from_numpy(evaluation_array(decode(path), preprocessing))
-
-
-class Strings:
-    """Many strings in two arrays, which forked workers share: a list would be copied by counting its references."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        encoded = [os.fsencode(text) for text in texts]
-        self._ends = np.cumsum([0, *map(len, encoded)])
-        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
 
 
 @dataclass(frozen=True)

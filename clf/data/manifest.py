@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Final
 
 from clf.data.layout import SPLIT_NAMES, SPLITS
-from clf.data.samples import Sample, Split
+from clf.data.samples import Samples, Split
 from clf.data.tables import (
     LABEL_COLUMNS,
     MANIFESTS,
@@ -58,7 +58,7 @@ class ManifestSource:
         names = ", ".join(os.path.basename(file) for file in self._files)
         return f"{kind} manifests {names} in {os.path.dirname(self._files[0])} ({columns})"
 
-    def samples(self, split: Split) -> list[Sample]:
+    def samples(self, split: Split) -> Samples:
         """List a split, rows in order; rows with an empty label are left out, and noted.
 
         Raises:
@@ -67,8 +67,8 @@ class ManifestSource:
         return self._samples[split]
 
     @cached_property
-    def _samples(self) -> dict[Split, list[Sample]]:
-        samples: dict[Split, list[Sample]] = {split: [] for split in SPLITS}
+    def _samples(self) -> dict[Split, Samples]:
+        samples = {split: Samples() for split in SPLITS}
         reader = SampleReader(path=self._path, label=self._label, facts=self._facts)
         for file in self._files:
             named, before = split_of_file(file), sum(map(len, samples.values()))

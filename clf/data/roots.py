@@ -9,7 +9,7 @@ from clf.data.folder import FolderSource
 from clf.data.jsonl import JsonlSource
 from clf.data.layout import FOLDERS, SPLIT_NAMES, Tree, is_image, name_some
 from clf.data.manifest import ManifestSource, manifests_in
-from clf.data.samples import Sample, Source, Split
+from clf.data.samples import Samples, Source, Split
 from clf.data.tables import MANIFESTS, RowKeys, is_manifest
 from clf.errors import UserError
 
@@ -59,10 +59,10 @@ class MergedSource:
         """What was left out or came twice, a line each."""
         return [*(note for source in self._sources for note in getattr(source, "notes", ())), *self._notes]
 
-    def samples(self, split: Split) -> list[Sample]:
+    def samples(self, split: Split) -> Samples:
         """List a split; a file that several sources name stays in as often as it is named, and is noted."""
         disk = Disk()
-        merged: list[Sample] = []
+        merged = Samples()
         seen: set[str] = set()
         twice: list[str] = []
         for source in self._sources:
@@ -70,7 +70,8 @@ class MergedSource:
             files = {disk.real(sample.path): sample.path for sample in samples}
             twice += [path for real, path in files.items() if real in seen]
             seen |= files.keys()
-            merged += samples
+            for sample in samples:
+                merged.append(sample)
         if twice:
             self._notes.append(f"{split} has {len(twice)} files from more than one root, e.g. {twice[0]}")
         return merged

@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from clf.data.layout import name_some
-from clf.data.samples import Sample, Split
+from clf.data.samples import Sample, Samples, Split
 from clf.errors import UserError, did_you_mean
 
 
@@ -48,13 +49,13 @@ def require_same_classes(found: Sequence[str], *, checkpoint: Sequence[str], whe
 
 
 def drop_unknown(
-    samples: list[Sample],
+    samples: Samples,
     *,
     classes: Sequence[str],
     split: Split,
     rule: Literal["error", "skip"],
     where: str,
-) -> tuple[list[Sample], int]:
+) -> tuple[Samples, int]:
     """Apply the rule for labels that training never saw.
 
     Args:
@@ -69,7 +70,7 @@ def drop_unknown(
         UserError: If a label is unknown under ``error``, or under ``skip`` nothing is left.
     """
     known = frozenset(classes)
-    kept = [sample for sample in samples if sample.label in known]
+    kept = Samples(sample for sample in samples if sample.label in known)
     if len(kept) == len(samples):
         return samples, 0
     unknown = sorted({_label(sample) for sample in samples} - known)
@@ -93,7 +94,7 @@ def carve(
     bases: Sequence[str],
     kept: Collection[str] = (),
     file: Callable[[str], str] = str,
-) -> tuple[list[Sample], list[Sample]]:
+) -> tuple[Samples, Samples]:
     """Set a stratified part of the training split aside for validation, the same on every machine.
 
     Which images go depends on the seed and on their paths below ``bases``, not on where those lie. Images, not rows,
@@ -110,24 +111,23 @@ def carve(
     Returns:
         What is left of train, and validation; both in the order given.
     """
-    labels: dict[str, set[str]] = defaultdict(set)
-    paths: dict[str, str] = {}
-    files = [file(sample.path) for sample in train]
-    for sample, image in zip(train, files, strict=True):
-        labels[image].add(_label(sample))
-        paths.setdefault(image, sample.path)
-    stay = {file(path) for path in kept}
-    images: dict[str, list[str]] = defaultdict(list)
-    for image, names in labels.items():
-        if len(names) == 1 and image not in stay:
-            images[next(iter(names))].append(image)
+    firsts: dict[str, int] = {}  # of each image, the row that names it first
+    first = array("i", (firsts.setdefault(file(sample.path), row) for row, sample in enumerate(train)))
+    stay = {firsts.get(file(path)) for path in kept}
+    del firsts
+    labels = [_label(sample) for sample in train]
+    stay.update(own for row, own in enumerate(first) if labels[row] != labels[own])
+    images: dict[str, list[int]] = defaultdict(list)
+    for row, own in enumerate(first):
+        if row == own and own not in stay:
+            images[labels[own]].append(own)
     quota = _share({name: len(found) for name, found in images.items()}, fraction=fraction)
-    chosen: set[str] = set()
+    chosen: set[int] = set()
     for name, found in images.items():
-        order = sorted(found, key=lambda image: _shuffle_key(relative(paths[image], bases), seed=seed))
+        order = sorted(found, key=lambda row: _shuffle_key(relative(train[row].path, bases), seed=seed))
         chosen.update(order[: quota[name]])
-    left = [sample for sample, image in zip(train, files, strict=True) if image not in chosen]
-    return left, [sample for sample, image in zip(train, files, strict=True) if image in chosen]
+    left = Samples(sample for sample, own in zip(train, first, strict=True) if own not in chosen)
+    return left, Samples(sample for sample, own in zip(train, first, strict=True) if own in chosen)
 
 
 def _share(counts: Mapping[str, int], *, fraction: float) -> dict[str, int]:
