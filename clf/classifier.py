@@ -202,8 +202,17 @@ class Classifier(LightningModule):
         logits = self(images)  # (N, C)
         loss: Tensor = self.loss(logits, labels)
         self.training_metrics.update(loss.detach(), logits.detach(), labels)
-        self.log("train/loss_step", loss.detach(), prog_bar=True, batch_size=len(logits))
+        if self._is_logged(batch_idx):
+            self.log("train/loss_step", loss.detach(), prog_bar=True, batch_size=len(logits))
         return loss
+
+    def _is_logged(self, batch_idx: int) -> bool:
+        """Whether Lightning writes a row after this batch; the progress bar shows the first of an epoch, too.
+
+        To log what is not written takes as long as all the other callbacks of a step.
+        """
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return batch_idx == 0 or bool(every and (self.trainer.global_step + 1) % every == 0)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step the schedule on rates of its own, without the warm-up."""

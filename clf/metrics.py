@@ -1,7 +1,7 @@
 """Classification metrics of an epoch, under the keys that are logged."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torchmetrics.classification import (
 Stage = Literal["val", "test"]
 
 
+_SUMMED: Final = ("loss", "correct", "images")
+
+
 class TrainingMetrics(nn.Module):
     """Running loss and top-1 accuracy of a training epoch, cheap enough for every step.
 
@@ -29,46 +32,52 @@ class TrainingMetrics(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss, self.correct, self.images = _sum(), _sum(), _sum()
-
-    @property
-    def _sums(self) -> dict[str, SumMetric]:
-        return {"loss": self.loss, "correct": self.correct, "images": self.images}
+        self.sums = _Sums(len(_SUMMED))
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: loss scalar, logits (N, C), labels (N,) or shares of the classes (N, C)."""
         guesses = logits.argmax(1)
         correct = (guesses == labels) if labels.ndim == 1 else labels.gather(1, guesses[:, None])
-        self._add({"loss": loss * len(labels), "correct": correct.sum(), "images": _count(labels)})
+        self.sums.update(torch.stack([loss.float() * len(labels), correct.sum().float(), _count(labels).float()]))
 
     def compute(self) -> dict[str, Tensor]:
         """Compute and reset; keys as they are logged."""
-        images = self.images.compute()
-        values = {"train/loss": self.loss.compute() / images, "train/acc_top1": self.correct.compute() / images}
+        loss, correct, images = self.sums.compute()
         self.reset()
-        return values
+        return {"train/loss": loss / images, "train/acc_top1": correct / images}
 
     def totals(self) -> dict[str, float]:
         """Sum up the epoch so far over all processes, each of which has to call this."""
-        totals = {}
-        for name, metric in self._sums.items():
-            with metric.sync_context():
-                totals[name] = float(metric.sum_value)
-        return totals
+        with self.sums.sync_context():
+            return dict(zip(_SUMMED, self.sums.values.tolist(), strict=True))
 
     def resume(self, totals: Mapping[str, float]) -> None:
         """Go on from saved totals, in the first process; the others start from zeros."""
         self.reset()
-        self._add(totals)
+        self.sums.update(torch.tensor([totals[name] for name in _SUMMED], device=self.sums.device))
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metric in self._sums.values():
-            metric.reset()
+        self.sums.reset()
 
-    def _add(self, values: Mapping[str, Tensor | float]) -> None:
-        for name, metric in self._sums.items():
-            metric.update(values[name])
+
+class _Sums(Metric):
+    """Adds numbers up side by side, where torchmetrics' own sums would be as many calls in each step.
+
+    Unchecked: a loss of NaN must show, and looking for one would make the host wait for the device.
+    """
+
+    values: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.add_state("values", torch.zeros(count), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor) -> None:
+        self.values += values
+
+    def compute(self) -> Tensor:
+        return self.values
 
 
 class AreaUnderROC(Metric):

@@ -308,6 +308,13 @@ class ImageData(LightningDataModule):
             raise UnreadableImage(message + (f" (and {len(others)} more in this batch)" if others else ""))
         return batch
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move tensors; Lightning's own looks for them in every object of every batch."""
+        return {
+            key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in batch.items()
+        }
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise training's 8-bit images where they are used: they travel in a quarter of the time and memory."""
         if batch["images"].dtype == torch.uint8:
