@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from clf.preprocess import MAX_PIXELS, decode
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 Box = tuple[int, ...]  # left, top, width, height
+Source = str | Path | Image.Image | Pixels
 
 cv2.setNumThreads(0)  # Loader workers are the parallel part, and OpenCV's own threads do not survive their fork.
 
@@ -62,7 +64,7 @@ class RandomCrop:
     interpolation: InterpolationMode
     flip: float = 0.0
 
-    def __call__(self, source: str | Path | Image.Image | Pixels) -> Tensor:
+    def __call__(self, source: Source) -> Tensor:
         """Draw a crop from torch's generator and read it.
 
         Args:
@@ -101,6 +103,27 @@ class RandomCrop:
         w = min(width, max(1, round(height * self.ratio[1])))
         h = min(height, max(1, round(width / self.ratio[0])))
         return (width - w) // 2, (height - h) // 2, w, h
+
+
+def read(path: str | Path, *, at_least: int) -> tuple[Pixels, tuple[int, int]]:
+    """Decode a file, upright; a JPEG at a half, a quarter or an eighth, see `reduction`.
+
+    Returns:
+        uint8 (H, W, 3), and (width, height) of the file.
+    Raises:
+        UnreadableImage: If the file is not a whole image.
+    """
+    jpeg = _Jpeg.open(path)
+    if jpeg is not None:
+        with suppress(ValueError):
+            return np.ascontiguousarray(jpeg.upright(reduction(jpeg.size, at_least=at_least))), jpeg.size
+    image = decode(path)
+    return np.array(image), image.size
+
+
+def reduction(size: tuple[int, int], *, at_least: int) -> int:
+    """Say by what a JPEG may be divided before its shorter edge is too short."""
+    return next((each for each in _REDUCTIONS if min(size) >= each * at_least), 1)
 
 
 def split_crop(transforms: Sequence[Any]) -> tuple[RandomCrop | None, list[Any]]:
@@ -167,13 +190,16 @@ class _Jpeg:
     def region(self, box: Box, reduction: int) -> Pixels:
         """Decode at a fraction of the size, and cut out a box, whose numbers it divides."""
         try:
-            pixels = self._pixels(reduction)
+            upright = self.upright(reduction)
         except ValueError:  # Damaged: Pillow may still read it, as it does in evaluation, and else says what is wrong.
             return _Decoded(np.asarray(decode(self.path))).region(box, reduction)
-        turn = _TURNS.get(self.orientation, np.asarray)
         left, top, width, height = (each // reduction for each in box)
-        upright: Pixels = turn(pixels)
         return upright[top : top + height, left : left + width]
+
+    def upright(self, reduction: int) -> Pixels:
+        """Decode all of it at a fraction of the size, rounded up; what libjpeg complains about is a ValueError."""
+        pixels, turn = self._pixels(reduction), _TURNS.get(self.orientation)
+        return pixels if turn is None else turn(pixels)
 
     def _pixels(self, reduction: int) -> Pixels:
         if reduction == 1:
@@ -200,7 +226,7 @@ def _orientation(data: bytes) -> int:
     return orientation if orientation in _TURNS else 1
 
 
-def _opened(source: str | Path | Image.Image | Pixels) -> "_Jpeg | _Decoded":
+def _opened(source: Source) -> "_Jpeg | _Decoded":
     if isinstance(source, np.ndarray):
         return _Decoded(source)
     jpeg = None if isinstance(source, Image.Image) else _Jpeg.open(source)

@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from clf.crops import split_crop
+from clf.crops import Source, split_crop
 from clf.errors import UserError
 from clf.preprocess import Preprocessing, decode
 from clf.recipes import Recipe, Transform, evaluation_fit, recipe
@@ -81,11 +80,11 @@ class TrainTransform:
             self._seeded = seeded if steps else _torch_seeded  # the crop itself draws from torch alone
         self._preprocessing = preprocessing
 
-    def __call__(self, source: str | Path | Image.Image, *, seed: int) -> Tensor:
+    def __call__(self, source: Source, *, seed: int) -> Tensor:
         """Read, augment and fit to size.
 
         Args:
-            source: A file, or an RGB image of any size.
+            source: A file, or an RGB image of any size, as an array uint8 (H, W, 3), too.
             seed: Fixes everything that is drawn; a function of run, epoch and sample.
         Returns:
             uint8 (3, H, W).
@@ -93,15 +92,15 @@ class TrainTransform:
             UnreadableImage: If the file is not a whole image.
             UserError: If a transform fails, or returns what is no image; the message names it.
         """
-        with self._seeded(seed), _one_thread():
+        with self._seeded(seed), one_thread():
             pixels = _eight_bits(self._augmented(source))  # (3, any, any)
         if tuple(pixels.shape[1:]) == self._preprocessing.size:
             return pixels
         fitted = evaluation_fit(F.to_pil_image(pixels), preprocessing=self._preprocessing)
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
-    def _augmented(self, source: str | Path | Image.Image) -> Tensor:
-        outputs: list[Any] = [decode(source) if self._crop is None else self._crop(source)]
+    def _augmented(self, source: Source) -> Tensor:
+        outputs: list[Any] = [_whole(source) if self._crop is None else self._crop(source)]
         for label, step in self._steps:
             try:
                 outputs.append(step(outputs[-1]))
@@ -114,6 +113,10 @@ class TrainTransform:
             raise UserError(f"{self._steps[culprit][0]} returned {_describe(outputs[culprit + 1])}; {flaw}")
         pixels: Tensor = F.pil_to_tensor(outputs[-1]) if isinstance(outputs[-1], Image.Image) else outputs[-1]
         return pixels.detach().expand(3, -1, -1)
+
+
+def _whole(source: Source) -> Image.Image:
+    return Image.fromarray(source) if isinstance(source, np.ndarray) else decode(source)
 
 
 def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -142,7 +145,7 @@ def _eight_bits(pixels: Tensor) -> Tensor:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Compute with one thread, as loader workers do: torch's sums over pixels depend on the number of threads."""
     threads = torch.get_num_threads()
     if threads == 1:

@@ -190,7 +190,7 @@ def test_workers_are_as_many_as_asked_for(root: Path, workers: int, processes: i
 
 def test_automatic_workers_are_no_more_than_cores_and_batches(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, batch_size, expected in ((1, 2, 1), (64, 1, 8), (64, 6, 2)):
-        monkeypatch.setattr("clf.data.datamodule.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("clf.data.loading.usable_cores", lambda cores=cores: cores)
         loader = data(root, num_workers="auto", batch_size=batch_size).train_dataloader()
         next(iter(loader))
         assert len(multiprocessing.active_children()) == expected
@@ -222,7 +222,7 @@ def test_workers_prepare_as_many_batches_as_asked_for(root: Path, factor: int) -
 def test_more_workers_than_cores_are_kept_and_said(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("clf.data.datamodule.usable_cores", lambda: 1)
+    monkeypatch.setattr("clf.data.loading.usable_cores", lambda: 1)
     with caplog.at_level(logging.INFO, "clf"):
         loader = data(root, num_workers=3, pin_memory=False).train_dataloader()
         next(iter(loader))

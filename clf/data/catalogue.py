@@ -1,9 +1,9 @@
 """What a dataset holds: every split listed once, held to the rules, counted and described."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Final, Literal
 
 from clf.data import splits
 from clf.data.disk import Disk
@@ -12,6 +12,14 @@ from clf.data.layout import SPLITS
 from clf.data.samples import Samples, Source, Split
 from clf.data.train_only import TrainOnly
 from clf.errors import UserError
+
+STAGE_SPLITS: Final[Mapping[str, tuple[Split, ...]]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": (),
+}
+"""What each stage of a trainer looks at; what prediction looks at is not always a split."""
 
 
 class Catalogue:

@@ -1,17 +1,18 @@
 """The data of a run: finds out what is there, holds it to the rules, and hands out batches."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from clf.cores import usable_cores
-from clf.data.catalogue import Catalogue
+from clf.data.cache import Wanted, Where, keep
+from clf.data.cachefile import Cache
+from clf.data.catalogue import STAGE_SPLITS, Catalogue
 from clf.data.exclusion import Exclusion
 from clf.data.inputs import find_inputs
 from clf.data.loading import (
@@ -21,10 +22,11 @@ from clf.data.loading import (
     LoaderSettings,
     Pixels,
     eval_tensor,
-    fit_to_device,
+    fit_to_machine,
+    to_device,
     train_tensor,
 )
-from clf.data.roots import Layout, folder_of, open_roots
+from clf.data.roots import Layout, folder_of, open_roots, require_one
 from clf.data.samplers import Sampler, choose_sampler
 from clf.data.samples import Samples, Source, Split
 from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
@@ -37,14 +39,6 @@ from clf.recipes import Recipe
 from clf.transforms import TrainTransform, normalised
 
 log = logging.getLogger("clf")
-
-_MOST_WORKERS: Final = 8  # More decode no faster: they wait for the disk and for each other.
-_STAGE_SPLITS: Final[Mapping[str, tuple[Split, ...]]] = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    "predict": (),
-}
 
 
 class ImageData(LightningDataModule):
@@ -82,6 +76,12 @@ class ImageData(LightningDataModule):
         val_fraction: Share of train that becomes validation where the data has none, in (0, 1).
         on_unknown_label: Whether a label in validation or test that train lacks stops the run (``error``), or its
             samples are left out (``skip``).
+        cache: Where training images are kept decoded, from which each epoch is faster: in memory (``ram``) as long as a
+            run needs them, in a folder (``disk``) that later runs use again, where they fit (``auto``), or not at all.
+            Evaluation always reads the files.
+        cache_size: Shorter edge in pixels of what is kept, or up to a quarter more; no image is enlarged. Null is what
+            evaluation resizes to. Smaller takes less room, and loses what crops would show of large images.
+        cache_dir: Folder of the caches on disk; null is ``clf/pixels`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
         batch_size: Images in a batch, of one process; the last batch of a training epoch may be smaller.
         num_workers: Processes that decode; ``auto`` is the cores this process may use, at most 8.
         pin_memory: Whether batches lie where a GPU can fetch them while it works; off without CUDA.
@@ -107,6 +107,9 @@ class ImageData(LightningDataModule):
         sampler_weights: dict[str, float] | None = None,
         val_fraction: float = 0.1,
         on_unknown_label: Literal["error", "skip"] = "error",
+        cache: Where = "none",
+        cache_size: int | None = None,
+        cache_dir: str | None = None,
         batch_size: int = 64,
         num_workers: int | Literal["auto"] = "auto",
         pin_memory: bool = True,
@@ -117,17 +120,14 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         _require(0 < val_fraction < 1, f"val_fraction={val_fraction}", "choose a share between 0 and 1, e.g. 0.1")
+        _require(cache_size is None or cache_size >= 1, f"cache_size={cache_size}", "choose 1 or more, or null")
         _require(batch_size >= 1, f"batch_size={batch_size}", "choose 1 or more")
         _require(num_workers == "auto" or num_workers >= 0, f"num_workers={num_workers}", "choose 0 or more, or auto")
         _require(
             prefetch_factor is None or prefetch_factor >= 1, f"prefetch_factor={prefetch_factor}", "choose 1 or more"
         )
         _require(seed >= 0, f"seed={seed}", "choose 0 or more")
-        if root is not None and source is not None and not isinstance(source, SyntheticJerseys):
-            raise UserError(
-                f"data.root={root!r} and data.source={type(source).__name__} are both given, and only one can be the "
-                "data; set the other to null"
-            )
+        require_one(root, source)
         self.root = root
         self.augment = augment
         self.sampler = choose_sampler(sampler, sampler_weights)
@@ -142,9 +142,8 @@ class ImageData(LightningDataModule):
         self._train_only = TrainOnly(train_only) if train_only else None
         self._val_fraction = val_fraction
         self._rule = on_unknown_label
-        self._pin_memory = pin_memory
-        self._persistent_workers = persistent_workers
-        self._prefetch_factor = prefetch_factor
+        self._cache_settings = cache, cache_size, cache_dir
+        self._wanted = LoaderSettings(0, pin_memory, persistent_workers, prefetch_factor)
         self._bound_classes: list[str] | None = None
         self._preprocessing: Preprocessing | None = None
         self._said: set[str] = set()
@@ -239,13 +238,14 @@ class ImageData(LightningDataModule):
             classes: The checkpoint's, for everything but training: data with other classes is refused.
         """
         self._preprocessing = preprocessing
+        vars(self).pop("_cache", None)  # made for another size
         if classes is not None:
             self._bound_classes = classes
             vars(self).pop("_catalogue", None)  # what it holds was not held to these classes
 
     def setup(self, stage: str) -> None:
         """List what the stage needs, so that its errors come before the first batch; a second call lists nothing."""
-        for split in _STAGE_SPLITS[stage]:
+        for split in STAGE_SPLITS[stage]:
             self.samples(split)
         if stage == "fit" and self.sampler is not None:
             self._train_order(epoch=0)  # says what it cannot draw by
@@ -253,6 +253,17 @@ class ImageData(LightningDataModule):
             _ = self.predict_samples
         if "_catalogue" in vars(self):
             self._say(self._catalogue.notes)
+        if stage == "fit":
+            _ = self._cache  # now, when Ctrl-C still ends the process at once
+
+    @cached_property
+    def _cache(self) -> Cache | None:
+        """Training images, decoded; built once, whoever asks for them how often."""
+        where, shortest, folder = self._cache_settings
+        if where == "none":
+            return None
+        wanted = Wanted(self.samples("train").paths, where, shortest or min(self._bound_preprocessing.resized), folder)
+        return keep(wanted, say=lambda line: self._say([line]))
 
     def train_dataloader(self) -> Loader:
         """Batches of ``images`` and ``labels``, shuffled and augmented by seed and epoch, from where the trainer is."""
@@ -265,7 +276,7 @@ class ImageData(LightningDataModule):
             epoch, skip = self._progress()
             return train_batches(self._train_order(epoch), epoch=epoch, skip=skip, rank=self._rank, **place)
 
-        images = self._images(self.samples("train"), pixels=pixels, with_index=False)
+        images = self._images(self.samples("train"), pixels=pixels, with_index=False, cache=self._cache)
         return self._loader(images, plan=plan, length=count_train_batches(count, **place))
 
     def _train_order(self, epoch: int) -> NDArray[np.int64]:
@@ -310,10 +321,7 @@ class ImageData(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move tensors; Lightning's own looks for them in every object of every batch."""
-        return {
-            key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for key, value in batch.items()
-        }
+        return to_device(batch, device)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise training's 8-bit images where they are used: they travel in a quarter of the time and memory."""
@@ -358,7 +366,7 @@ class ImageData(LightningDataModule):
         class_to_idx = {name: i for i, name in enumerate(self._bound_classes or self.classes)}
         return [class_to_idx[sample.label] for sample in samples if sample.label is not None]
 
-    def _images(self, samples: Samples, *, pixels: Pixels, with_index: bool) -> Images:
+    def _images(self, samples: Samples, *, pixels: Pixels, with_index: bool, cache: Cache | None = None) -> Images:
         labels = self._label_indices(samples)
         return Images(
             samples.paths,
@@ -366,27 +374,19 @@ class ImageData(LightningDataModule):
             pixels=pixels,
             size=self._bound_preprocessing.size,
             with_index=with_index,
+            cache=cache,
         )
 
     def _loader(self, images: Images, *, plan: Callable[[], Iterable[list[Key]]], length: int) -> Loader:
-        wanted = LoaderSettings(
-            num_workers=self._count_workers(length),
-            pin_memory=self._pin_memory,
-            persistent_workers=self._persistent_workers,
-            prefetch_factor=self._prefetch_factor,
+        settings, notes = fit_to_machine(
+            self._wanted,
+            num_workers=self.num_workers,
+            batches=length,
+            processes=self.trainer.num_devices if self.trainer else 1,
+            device=self.trainer.strategy.root_device.type if self.trainer else "cpu",
         )
-        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
-        settings, corrections = fit_to_device(wanted, device=device)
-        self._say([f"data.{correction}" for correction in corrections])
+        self._say([f"data.{note}" for note in notes])
         return Loader(images, plan=plan, length=length, settings=settings)
-
-    def _count_workers(self, batches: int) -> int:
-        cores = max(1, usable_cores() // (self.trainer.num_devices if self.trainer else 1))
-        if self.num_workers == "auto":
-            return min(cores, _MOST_WORKERS, batches)
-        if self.num_workers > cores:
-            self._say([f"data.num_workers={self.num_workers} is more than this process has CPU cores ({cores})"])
-        return self.num_workers
 
     def _say(self, lines: list[str]) -> None:
         for line in lines:

@@ -5,14 +5,18 @@ import signal
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from clf.allocator import keep_freed_memory
+from clf.cores import usable_cores
+from clf.crops import Source
+from clf.data.cachefile import Cache
 from clf.data.sampling import Key
 from clf.data.strings import Strings
 from clf.errors import UserError
@@ -21,8 +25,10 @@ from clf.seeding import mix_seed
 from clf.transforms import TrainTransform
 
 Batch = dict[str, Any]
-Pixels = Callable[[str, Key], Tensor]  # file and its key -> (3, H, W): uint8, or normalised float32 in evaluation
+# File, or what a cache has of it, and its key -> (3, H, W): uint8, or normalised float32 in evaluation.
+Pixels = Callable[[Any, Key], Tensor]
 
+_MOST_WORKERS: Final = 8  # More decode no faster: they wait for the disk and for each other.
 _GRACE_SECONDS = 30  # What a worker that was told to end gives the main process to finish its step and save.
 
 
@@ -44,6 +50,7 @@ class Images(Dataset[Loaded]):
         pixels: Reads a file and makes what the network gets of it.
         size: (height, width) of that input.
         with_index: Whether batches say which samples they hold.
+        cache: What is decoded already, in the order of the paths.
     """
 
     def __init__(
@@ -54,20 +61,23 @@ class Images(Dataset[Loaded]):
         pixels: Pixels,
         size: tuple[int, int],
         with_index: bool,
+        cache: Cache | None = None,
     ) -> None:
         self._paths = paths if isinstance(paths, Strings) else Strings(paths)
         self._labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
         self._pixels = pixels
         self._size = size
         self._with_index = with_index
+        self._cache = cache
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, key: Key) -> Loaded:
         index, path = key.index, self._paths[key.index]
+        kept = None if self._cache is None else self._cache[index]
         try:
-            return Loaded(index, self._pixels(path, key))
+            return Loaded(index, self._pixels(path if kept is None else kept, key))
         except UnreadableImage as error:
             return Loaded(index, None, str(error))
         except UserError as error:  # of the augmentation, which does not know the path
@@ -106,9 +116,16 @@ def stack(images: list[Tensor]) -> Tensor:
     return batch.permute(0, 3, 1, 2)
 
 
-def train_tensor(path: str, key: Key, *, transform: TrainTransform, seed: int) -> Tensor:
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move the tensors of a batch; from pinned memory without waiting."""
+    return {
+        key: each.to(device, non_blocking=True) if isinstance(each, Tensor) else each for key, each in batch.items()
+    }
+
+
+def train_tensor(source: Source, key: Key, *, transform: TrainTransform, seed: int) -> Tensor:
     """Augment an image as the seed and its key say: uint8 (3, H, W)."""
-    return transform(path, seed=mix_seed(seed, key.epoch, key.index, key.repeat))
+    return transform(source, seed=mix_seed(seed, key.epoch, key.index, key.repeat))
 
 
 def eval_tensor(path: str, _: Key, *, preprocessing: Preprocessing) -> Tensor:
@@ -131,6 +148,32 @@ class LoaderSettings:
     pin_memory: bool = False
     persistent_workers: bool = False
     prefetch_factor: int | None = None
+
+
+def fit_to_machine(
+    wanted: LoaderSettings, *, num_workers: int | Literal["auto"], batches: int, processes: int, device: str
+) -> tuple[LoaderSettings, list[str]]:
+    """Choose the number of workers, and correct what cannot work.
+
+    Args:
+        wanted: As the user has them, but for the workers.
+        num_workers: As the user has it.
+        batches: How many there are to make.
+        processes: Training processes on this machine, which share its cores.
+        device: Type of the device that trains.
+    Returns:
+        Settings that work, and what there is to say about them, each line beginning with a key.
+    """
+    workers, notes = _count_workers(num_workers, batches=batches, processes=processes)
+    settings, corrections = fit_to_device(replace(wanted, num_workers=workers), device=device)
+    return settings, [*notes, *corrections]
+
+
+def _count_workers(wanted: int | Literal["auto"], *, batches: int, processes: int) -> tuple[int, list[str]]:
+    cores = max(1, usable_cores() // processes)
+    if wanted == "auto":
+        return min(cores, _MOST_WORKERS, batches), []
+    return wanted, [f"num_workers={wanted} is more than this process has CPU cores ({cores})"] * (wanted > cores)
 
 
 def fit_to_device(wanted: LoaderSettings, *, device: str) -> tuple[LoaderSettings, list[str]]:
@@ -239,6 +282,7 @@ class _Plan(Sampler[list[Key]]):
 
 def _start_worker(_: int) -> None:
     """Leave Ctrl-C and SIGTERM to the main process: it needs its workers to finish the step, and ends them itself."""
+    keep_freed_memory()  # whatever the device: each image and each batch is as large as the last one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 

@@ -10,6 +10,7 @@ from clf.data.jsonl import JsonlSource
 from clf.data.layout import FOLDERS, SPLIT_NAMES, Tree, is_image, name_some
 from clf.data.manifest import ManifestSource, manifests_in
 from clf.data.samples import Samples, Source, Split
+from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import MANIFESTS, RowKeys, is_manifest
 from clf.errors import UserError
 
@@ -75,6 +76,19 @@ class MergedSource:
         if twice:
             self._notes.append(f"{split} has {len(twice)} files from more than one root, e.g. {twice[0]}")
         return merged
+
+
+def require_one(root: str | Sequence[str] | None, source: Source | None) -> None:
+    """Refuse data from two places.
+
+    Raises:
+        UserError: If there is a root and a source other than the rendered one, which a root replaces.
+    """
+    if root is not None and source is not None and not isinstance(source, SyntheticJerseys):
+        raise UserError(
+            f"data.root={root!r} and data.source={type(source).__name__} are both given, and only one can be the "
+            "data; set the other to null"
+        )
 
 
 def _open(root: str, *, layout: Layout, keys: RowKeys) -> Source:

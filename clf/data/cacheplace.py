@@ -1,0 +1,257 @@
+"""Where caches lie, on disk and in memory: who builds and who uses what is there, and how much room there is."""
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clf.cores import usable_memory
+from clf.data.cachefile import Cache
+from clf.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
+
+_TMPFS: Final = Path("/dev/shm")
+_SUFFIX: Final = ".pixels"
+_PARTIAL: Final = ".partial"
+_LOCK: Final = ".lock"
+_SPARE: Final = 1 << 28  # bytes of a disk that even a cache that was asked for leaves alone
+_POLITE_SPARE: Final = 10**9  # ... and one that was not; or a tenth of the disk, if that is more
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much a cache may take.
+
+    Args:
+        asked: Bytes, if the user has asked for this place.
+        auto: Bytes, if the choice is ours.
+        words: What is free, for messages.
+    """
+
+    asked: int
+    auto: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder for caches.
+
+    Whoever looks for a cache or builds one holds its ``.lock``. The kernel frees a lock when its holder dies: what is
+    locked is alive, and what is not may be removed. A lock's file goes when the lock is given back.
+
+    Args:
+        folder: Where the files are.
+        stays: Whether a cache stays when nobody uses it any more. One in memory goes with the last run that uses it;
+            its users hold a shared lock on the file itself.
+    """
+
+    folder: Path
+    stays: bool
+
+    @property
+    def name(self) -> str:
+        """What ``data.cache`` calls it."""
+        return "disk" if self.stays else "ram"
+
+    def file(self, key: str) -> Path:
+        """Where a finished cache is."""
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def prepare(self) -> None:
+        """Make the folder, and see that it is ours.
+
+        Raises:
+            UserError: If it is not, or cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=self.stays, exist_ok=True, mode=0o777 if self.stays else 0o700)
+            if self.stays:
+                return
+            facts = self.folder.lstat()  # everybody may write to the folder above it
+        except OSError as error:
+            raise self.failure(error) from error
+        if facts.st_uid != os.getuid() or facts.st_mode & 0o170077 != 0o040000:
+            raise UserError(f"data.cache=ram needs {self.folder}, which others may write to; remove it")
+
+    def failure(self, error: OSError) -> UserError:
+        """Say that the folder cannot be used."""
+        fix = "choose another data.cache_dir" if self.stays else "choose data.cache=disk"
+        reason = (error.strerror or str(error)).lower()
+        return UserError(f"data.cache={self.name} cannot write to {self.folder}: {reason}; {fix}, or data.cache=none")
+
+    def room(self) -> Room:
+        """Measure what is free."""
+        facts = os.statvfs(self.folder)
+        free, total = facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
+        if self.stays:
+            return Room(free - _SPARE, free - max(_POLITE_SPARE, total // 10), f"{in_words(free)} on the disk")
+        memory = usable_memory()
+        smaller = min(free, memory)
+        return Room(
+            min(free, memory * 8 // 10), smaller // 2, f"{in_words(memory)} of memory, {in_words(free)} in {_TMPFS}"
+        )
+
+    @contextmanager
+    def locked(self, key: str, *, waits: Callable[[], None]) -> Iterator[None]:
+        """Keep others from looking for this cache, building or removing it; waits for whoever does so now."""
+        path = self.folder / f"{key}{_LOCK}"
+        handle = _lock(path, waits)
+        assert handle is not None
+        try:
+            yield
+        finally:
+            _unlock(path, handle)
+
+    def find(self, key: str) -> Cache | None:
+        """Open a cache that is there; locked, because it may be about to go."""
+        try:
+            cache = Cache(self.file(key))
+            if not self.stays:
+                self._hold(cache, key)
+        except (OSError, ValueError):
+            return None  # what is damaged is built again
+        return cache
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator[int]:
+        """Give an empty file, which takes its place at the end; a failure leaves nothing."""
+        partial = self.folder / f"{key}{_SUFFIX}{_PARTIAL}"
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            yield handle
+            partial.replace(self.file(key))
+            _sync(self.folder)
+        finally:
+            os.close(handle)
+            partial.unlink(missing_ok=True)
+
+    def sweep(self, *, but: str) -> None:
+        """Remove what dead processes left; not a finished cache that is about to be looked for."""
+        names: list[str] = []
+        with suppress(OSError):
+            names = os.listdir(self.folder)
+        for name in names:
+            key, dot, rest = name.partition(".")
+            is_partial = dot + rest == _SUFFIX + _PARTIAL
+            if is_partial or (dot + rest == _SUFFIX and not self.stays and key != but):
+                with suppress(OSError):
+                    self._remove_unused(key, self.folder / name)
+
+    def others(self, key: str) -> tuple[int, int]:
+        """Count the other caches in the folder, and their bytes."""
+        sizes = [path.stat().st_size for path in self.folder.glob(f"*{_SUFFIX}") if path != self.file(key)]
+        return len(sizes), sum(sizes)
+
+    def _remove_unused(self, key: str, path: Path) -> None:
+        lock = self.folder / f"{key}{_LOCK}"
+        handle = _lock(lock, None)
+        if handle is None:
+            return
+        try:
+            file = os.open(path, os.O_RDONLY)
+            try:
+                if _only_user(file):
+                    path.unlink()
+            finally:
+                os.close(file)
+        finally:
+            _unlock(lock, handle)
+
+    def _hold(self, cache: Cache, key: str) -> None:
+        """Keep a cache in memory as long as somebody needs it."""
+        handle = os.open(cache.path, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        weakref.finalize(cache, _release, handle, self, key, os.getpid())
+
+
+def disk(folder: str | None) -> Place:
+    """Where caches stay: a folder of the user's choice, or the usual one for such files."""
+    usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Place(Path(folder).absolute() if folder else Path(usual).absolute() / "clf/pixels", stays=True)
+
+
+def memory() -> Place | None:
+    """Where caches lie in memory, if the system has such a place."""
+    return Place(_TMPFS / f"clf-{os.getuid()}", stays=False) if _TMPFS.is_dir() else None
+
+
+def require_locks() -> None:
+    """Refuse systems where nobody can say who is alive.
+
+    Raises:
+        UserError: On Windows.
+    """
+    if sys.platform == "win32":
+        raise UserError("data.cache needs file locks, which Windows has not; set data.cache=none")
+
+
+def in_words(count: int) -> str:
+    """Say bytes as people do."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def _release(handle: int, place: Place, key: str, pid: int) -> None:
+    """End the use of a cache in memory; whoever is last removes it."""
+    if os.getpid() != pid:
+        return  # a worker, which was forked with what its parent holds
+    path = place.file(key)
+    with suppress(OSError):
+        mine = os.fstat(handle)
+        if os.path.samestat(mine, path.stat()):
+            with place.locked(key, waits=lambda: None):
+                if _only_user(handle):
+                    path.unlink(missing_ok=True)
+                fcntl.flock(handle, fcntl.LOCK_UN)  # also for workers that still have the file
+    os.close(handle)
+
+
+def _only_user(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock(path: Path, waits: Callable[[], None] | None) -> int | None:
+    """Take a lock, or return None where others hold it and we are not to wait."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not _only_user(handle):
+                if waits is None:
+                    os.close(handle)
+                    return None
+                waits()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):  # whoever had the lock removed its file, and the next one is another
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _unlock(path: Path, handle: int) -> None:
+    path.unlink(missing_ok=True)
+    os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    """Make a new name in a folder last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
