@@ -4,12 +4,17 @@ import logging
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from clf.cores import usable_cores
 
 log = logging.getLogger("clf")
+
+_CPU_FACTS = Path("/proc/cpuinfo")
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # what Linux calls its instructions on x86 and ARM
 
 PACKAGES = ("clf", "torch", "torchvision", "lightning", "jsonargparse", "timm", "torchmetrics", "pillow", "numpy")
 
@@ -61,13 +66,45 @@ def available_precision(wanted: Any, *, accelerator: str) -> Any:
     return "32-true"
 
 
+def has_bfloat16(device: str) -> bool:
+    """Tell whether a type of device computes with bfloat16 itself; elsewhere it is emulated, and slow.
+
+    Args:
+        device: ``cuda``, ``cpu``, ``mps``, …
+    """
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    facts = _cpu_facts()
+    return device == "cpu" and not _BFLOAT16.isdisjoint(facts.get("flags", facts.get("Features", "")).split())
+
+
+def cpu_name() -> str:
+    """Name the processor, as far as the system does."""
+    return _cpu_facts().get("model name") or platform.processor() or platform.machine()
+
+
+@cache
+def _cpu_facts() -> dict[str, str]:
+    """Read what Linux says about the first core; nothing elsewhere."""
+    try:
+        first = _CPU_FACTS.read_text("utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 def _machine() -> dict[str, Any]:
     import torch
 
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),
+        "cpu": cpu_name(),
         "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
         "device": device_name(),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }

@@ -59,9 +59,13 @@ def shortened(typed: Sequence[str]) -> list[str]:
     more: dict[str, str] = {}
     if verb == "synth" and not given.keys() & {"--fill", "--spec", *FEW}:
         more = FEW
-    if verb in TRAINER_VERBS and given.keys() & {"-c", "--config"}:  # a run's own configuration is a shortened one
+    if verb == "bench" and rest:
+        quick = {"--repeats": "1"} if rest[0] == "startup" else {"--seconds": "0.05"}
+        more = {flag: value for flag, value in quick.items() if flag not in given}
+    composes = verb in TRAINER_VERBS or (verb == "bench" and rest[:1] != ["infer"])
+    if composes and given.keys() & {"-c", "--config"}:  # a run's own configuration is a shortened one
         own = any(word.startswith("--model.network") or _names_a_network(Path(word)) for word in rest)
-        more = {flag: value for flag, value in TINY.items() if flag not in given and not (own and flag == ARCH)}
+        more |= {flag: value for flag, value in TINY.items() if flag not in given and not (own and flag == ARCH)}
     if verb == "fit" and (more or EPOCHS in given):
         goes_on = {"--ckpt_path", EPOCHS} <= given.keys()
         more = {**more, EPOCHS: str(min(int(given[EPOCHS]), 3)) if goes_on else "1"}

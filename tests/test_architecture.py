@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
+    ("F4", {"bench"}),
     ("F4", {"cli", "compare", "predict_onnx", "serve", "shipped", "synth"}),
     ("F4", {"attaching", "session"}),
     ("F4", {"invocation", "parser"}),
@@ -52,7 +53,7 @@ HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for roo
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}
 
 # Only in these packages do files of one room import each other.
-NEIGHBOURS = {"data", "figures", "service"}
+NEIGHBOURS = {"bench", "data", "figures", "service"}
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 # Neither these rooms nor anything that they import may need torch, not even inside a function.
