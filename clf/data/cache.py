@@ -19,11 +19,11 @@ import PIL
 import simplejpeg
 import torch
 from PIL import Image
-from torch.nn import functional
+from torchvision.transforms import InterpolationMode
 
 from clf.cores import usable_cores
-from clf.crops import read, reduction
-from clf.data.cachefile import Cache, Pixels, TooLarge, Writer
+from clf.crops import read, reduction, shrunk
+from clf.data.cachefile import Cache, TooLarge, Writer
 from clf.data.cacheplace import Place, disk, in_words, memory, require_locks
 from clf.errors import UserError
 from clf.preprocess import FORMATS, UnreadableImage
@@ -227,23 +227,15 @@ def _add(writer: Writer, index: int, wanted: Wanted) -> None:
     except UnreadableImage:
         return  # training reads the file itself, and says what is wrong with it
     if min(pixels.shape[:2]) > _SLACK * wanted.shortest:
-        pixels = _resized(pixels, _shrunk(size, wanted.shortest))
+        width, height = _proportional(size, wanted.shortest)
+        pixels = shrunk(pixels, (height, width), InterpolationMode.BICUBIC)
     writer.add(index, pixels)
 
 
-def _shrunk(size: tuple[int, int], shortest: int) -> tuple[int, int]:
+def _proportional(size: tuple[int, int], shortest: int) -> tuple[int, int]:
     """Shrink (width, height), in proportion, until the shorter edge is so long."""
     share = shortest / min(size)
     return round(size[0] * share), round(size[1] * share)
-
-
-def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Shrink an image (H, W, 3) to (width, height), with antialiasing."""
-    width, height = size
-    images = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
-    small = functional.interpolate(images, (height, width), mode="bicubic", antialias=True)[0]
-    result: Pixels = small.permute(1, 2, 0).numpy()
-    return result
 
 
 def _kept_bytes(path: str, shortest: int) -> int:
@@ -253,7 +245,7 @@ def _kept_bytes(path: str, shortest: int) -> int:
             divisor = reduction(image.size, at_least=shortest) if image.format == "JPEG" else 1
             width, height = (-(-edge // divisor) for edge in image.size)
             if min(width, height) > _SLACK * shortest:
-                width, height = _shrunk(image.size, shortest)
+                width, height = _proportional(image.size, shortest)
     except MemoryError:
         raise
     except Exception:  # as in `decode`
