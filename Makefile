@@ -75,9 +75,24 @@ docs: setup-dev ## build the documentation site into site/, strictly
 docs-serve: setup-dev ## show the site at http://127.0.0.1:8000, and again after each change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-bench: setup ## how long the command line takes to start, and training steps on a CPU
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/allocator.py
+# DATA: a dataset with train, valid and test, class folders of JPEGs inside. SMALL_DATA: any folder of small JPEGs.
+DATA ?=
+SMALL_DATA ?=
+BENCH = $(BIN)/python benchmarks/$(1).py --record $(if $(DATA),--data $(DATA))
+
+bench: setup ## measure all against peers, in an hour or more; DATA=FOLDER and SMALL_DATA=FOLDER measure on yours, too
+	$(call BENCH,pipeline) $(if $(SMALL_DATA),--small_data $(SMALL_DATA))
+	$(BIN)/python benchmarks/cache.py --record
+	$(BIN)/python benchmarks/step.py --record
+	$(BIN)/python benchmarks/whole_run.py --record
+	$(if $(DATA),$(call BENCH,whole_run))
+	$(BIN)/python benchmarks/predict.py --record
+	$(BIN)/python benchmarks/startup.py --record
+	$(BIN)/python benchmarks/growth.py --record
+	$(BIN)/python benchmarks/allocator.py --record
+	$(BIN)/python benchmarks/callbacks.py --record
+	$(call BENCH,accuracy)
+	$(BIN)/python benchmarks/performance.py
 
 build: ## build the training image and push it to CLF_REGISTRY (scripts/build-docker.sh --help)
 	scripts/build-docker.sh

@@ -3,10 +3,10 @@
 Alternates fresh processes that train the same network on the same random batches, with `clf.allocator` and without it.
 """
 
-import argparse
-import statistics
-import subprocess
 import sys
+from functools import partial
+
+import measuring
 
 _STEPS = """
 import sys, time, timm, torch
@@ -31,24 +31,24 @@ print(batch * steps / (time.perf_counter() - start))
 
 
 def main() -> None:
-    """Print images per second of both, median and all, and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Compare images per second of both."""
+    parser = measuring.arguments(__doc__)
     parser.add_argument("--arch", default="tf_efficientnet_lite0")
     parser.add_argument("--image_size", type=int, default=80)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    flags = parser.parse_args()
+    flags = measuring.parse(parser)
     words = [flags.arch, *map(str, (flags.image_size, flags.batch_size, flags.steps, flags.threads))]
-    speeds: dict[str, list[float]] = {"plain": [], "kept": []}
-    for _ in range(flags.rounds):
-        for name, found in speeds.items():
-            command = [sys.executable, "-c", _STEPS, *words, name]
-            found.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    for name, found in speeds.items():
-        print(f"{name:>6}: median {statistics.median(found):.0f} images/s of {[round(speed) for speed in found]}")
-    print(f"kept/plain: {statistics.median(speeds['kept']) / statistics.median(speeds['plain']):.2f}")
+    speeds = measuring.alternate(
+        {kind: partial(measuring.said, [sys.executable, "-c", _STEPS, *words, kind]) for kind in ("kept", "without")},
+        rounds=flags.rounds,
+        warm=False,
+    )
+    peers = {"without": speeds["without"]}
+    measuring.record(
+        flags.record, "allocator", speeds["kept"], unit="images/s", peers=peers, threads=flags.threads, arch=flags.arch
+    )
 
 
 if __name__ == "__main__":

@@ -6,17 +6,17 @@ when every callback is done with it. The first epoch of each run warms up and do
 clock of whole runs, start-up and the drawing process included.
 """
 
-import argparse
 import csv
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import measuring
+
 from clf.config import CALLBACKS
-from clf.environment import device_name
+from clf.cores import usable_cores
 
 KEPT = ("timing",)  # what measures
 KINDS = ("with", "without")
@@ -38,8 +38,7 @@ def measure(kind: str, folder: Path, *, words: list[str]) -> tuple[list[float], 
 
 def main() -> None:
     """Print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = measuring.arguments(__doc__)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--images", type=int, default=1200, help="validation images")
     flags, words = parser.parse_known_args()
@@ -55,11 +54,10 @@ def main() -> None:
                 seconds, wall = measure(kind, Path(folder), words=words)
                 validations[kind] += seconds
                 walls[kind].append(wall)
-    print(f"{device_name('cpu')}, {flags.rounds} rounds of {flags.epochs} epochs, {flags.images} validation images")
-    for name, found in (("validation", validations), ("whole run", walls)):
-        medians = {kind: statistics.median(values) for kind, values in found.items()}
-        each = ", ".join(f"{kind} callbacks {seconds:.3f} s" for kind, seconds in medians.items())
-        print(f"{name}: {each}, ratio {medians['with'] / medians['without']:.3f} (n = {len(found['with'])} each)")
+    for name, found in (("callbacks_validation", validations), ("callbacks_run", walls)):
+        ours, peers = measuring.Series(found["with"]), {"without": measuring.Series(found["without"])}
+        facts = {"epochs": flags.epochs, "validation_images": flags.images}
+        measuring.record(flags.record, name, ours, unit="s", peers=peers, threads=usable_cores(), **facts)
 
 
 if __name__ == "__main__":

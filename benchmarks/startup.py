@@ -1,48 +1,73 @@
 """How much CPU time the command line takes to start, against what importing its libraries takes.
 
-Runs the commands in turn, several times, each in a fresh process, and compares medians of user plus system time.
+Runs the commands in turn, each in a fresh process, and compares medians of user plus system time of all their
+processes. ``startup_first_step``: from the command ``clf fit --config configs/demo.yaml`` to the end of its first step,
+on images that are rendered already, against ``import torch, lightning.pytorch, timm``. The process ends itself there
+(benchmarks/first_step.py); loader workers and whatever else it has started count, too.
 """
 
-import argparse
-import platform
-import resource
-import statistics
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-CLF = (sys.executable, "-m", "clf")
-COMMANDS = {
-    "clf --help": (*CLF, "--help"),
-    "clf fit --config configs/demo.yaml --print_config": (*CLF, "fit", "--config", "demo.yaml", "--print_config"),
-    "import torch, lightning.pytorch.cli": (sys.executable, "-c", "import torch, lightning.pytorch.cli"),
-}
+import measuring
+
+CONFIG = ("fit", "--config", "demo.yaml")
+OUT = "CLF_BENCHMARK_OUT"  # as in first_step.py, which is not imported here: it imports torch
+IMPORTS = "import torch, lightning.pytorch, timm"
 
 
-def cpu_seconds(command: tuple[str, ...]) -> float:
-    """Run a command and count its CPU time in seconds, user and system."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parent)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def to_first_step(folder: Path) -> float:
+    """CPU seconds until the first step of the demo is done."""
+    out = folder / "cpu"
+    out.unlink(missing_ok=True)
+    last = '[{"class_path": "first_step.FirstStep"}]'
+    command = measuring.clf(*CONFIG, "--data.root", folder / "data", "--trainer.callbacks", last)
+    places = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, OUT: str(out), "PYTHONPATH": places}
+    with (folder / "said").open("w") as said:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, start_new_session=True, stdout=said, stderr=said
+        )
+        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it has left behind
+    if not out.exists():
+        raise SystemExit(f"the demo came to no first step:\n{(folder / 'said').read_text()}")
+    return float(out.read_text())
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """Run a command and count its CPU time."""
+    return measuring.run(command).cpu
 
 
 def main() -> None:
-    """Measure and print one line per command, and the ratio that counts."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each command runs")
-    rounds = parser.parse_args().rounds
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(rounds + 1):
-        for name, command in COMMANDS.items():
-            seconds[name].append(cpu_seconds(command))
-    # The first round fills the disk cache.
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    print(f"CPU seconds, median of n = {rounds}, Python {platform.python_version()} on {platform.machine()}")
-    for name, median in medians.items():
-        print(f"  {median:6.2f}  {name}")
-    print_config, imports = list(medians.values())[1:]
-    print(f"  {print_config / imports:6.2f}  ratio of --print_config to the imports")
+    """Measure all commands, and record the ratios that count."""
+    parser = measuring.arguments(__doc__)
+    flags = measuring.parse(parser)
+    measuring.fix_threads(1)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        measuring.run(measuring.clf("synth", "--output", folder / "data"))
+        imports = [sys.executable, "-c", IMPORTS]
+        found = measuring.alternate(
+            {
+                "imports": partial(cpu_seconds, imports),
+                "first_step": partial(to_first_step, folder),
+                "print_config": partial(cpu_seconds, measuring.clf(*CONFIG, "--print_config")),
+                "help": partial(cpu_seconds, measuring.clf("--help")),
+            },
+            rounds=flags.rounds,
+        )
+    peers = {"imports": found["imports"]}
+    for each in ("first_step", "print_config", "help"):
+        measuring.record(flags.record, f"startup_{each}", found[each], unit="CPU s", peers=peers, threads=1)
 
 
 if __name__ == "__main__":

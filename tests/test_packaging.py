@@ -47,7 +47,8 @@ def undeclared(sources: list[str], declared: list[Requirement]) -> set[str]:
 def imported(sources: list[str]) -> set[str]:
     """Top-level modules of others that are imported, at the top or inside functions."""
     found = {top for source in sources for node in ast.walk(ast.parse(source)) for top in _tops(node)}
-    own = {"clf", "tests", *(path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).glob("*.py"))}
+    folders = ("benchmarks", "scripts", "tests")
+    own = {"clf", "tests", *(path.stem for folder in folders for path in (ROOT / folder).glob("*.py"))}
     return found - sys.stdlib_module_names - own
 
 

@@ -1,0 +1,284 @@
+"""Makes docs/performance.md of benchmarks/results.json and of nothing else: ``python benchmarks/performance.py``.
+
+A measure that is not there yet has its row all the same, with the command that measures it. A test compares.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results.json"
+PAGE = ROOT / "docs" / "performance.md"
+PICTURE = ROOT / "docs" / "growth.png"
+
+Result = Mapping[str, Any]
+
+PEERS = {
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "torchvision_v2": "torchvision v2 on bytes",
+    "decoding": "decoding alone",
+    "without": "without it",
+    "simplejpeg": "decoding once",
+    "pillow": "decoding once (Pillow)",
+    "lightning": "plain Lightning",
+    "timm_channels_last": "timm, channels_last",
+    "torch": "PyTorch",
+    "timm_loader": "PyTorch with timm's loader",
+    "imports": "the imports",
+    "reference": "reference decoding",
+}
+"""What peers are called on the page."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measure on the page.
+
+    Args:
+        measure: Its name in the file of results.
+        what: What is measured.
+        command: What measures it.
+        targets: By peer: the least ratio that is wanted, or, if negative, the largest. Peer "" is the value itself.
+    """
+
+    measure: str
+    what: str
+    command: str
+    targets: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def script(self) -> str:
+        return self.command.split()[1]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its rows."""
+
+    title: str
+    text: str
+    rows: Sequence[Row]
+
+
+def _input_rows() -> list[Row]:
+    sets = {
+        "photos": "photos of 500 pixels",
+        "folder": "photos of a folder",
+        "large": "photos of 12 megapixels",
+        "small": "rendered crops of 36 to 60 pixels",
+        "small_folder": "crops of a folder",
+    }
+    limits = {"torchvision": 2.0, "timm": 1.6, "decoding": 0.7}
+    targets = {"photos": limits, "folder": limits, "large": {"torchvision": 6.0}}
+    given = {"folder": " --data FOLDER", "small_folder": " --small_data FOLDER"}
+    rows = []
+    for name, what in sets.items():
+        command = f"python benchmarks/pipeline.py --sets {name}{given.get(name, '')}"
+        wanted = targets.get(name, {"torchvision": 2.0, "timm": 2.0})
+        rows.append(Row(f"input_{name}", f"{what}: random crop, flip", command, wanted))
+        rows.append(Row(f"input_{name}_normalised", f"{what}: the same, normalised on this CPU", command))
+        rows.append(Row(f"input_{name}_standard", f"{what}: recipe `standard`", command))
+        rows.append(Row(f"input_{name}_standard_normalised", f"{what}: `standard`, normalised on this CPU", command))
+    return rows
+
+
+SECTIONS = (
+    Section(
+        "Training images",
+        "From files to batches in one process with one thread; images a second of CPU time. "
+        "`python benchmarks/pipeline.py --help` says what each peer does.",
+        _input_rows(),
+    ),
+    Section(
+        "Cache",
+        "`data.cache` keeps training images decoded: epochs out of it, building it, and the last epoch of a training.",
+        (
+            Row("cache_warm", "an epoch out of the cache", "python benchmarks/cache.py", {"torchvision": 7.0}),
+            Row("cache_build", "building it", "python benchmarks/cache.py", {"simplejpeg": -1.3}),
+            Row("cache_fit", "last epoch of `clf fit`, a tiny network", "python benchmarks/cache.py"),
+        ),
+    ),
+    Section(
+        "Training",
+        "A step's overhead is what it takes longer than a raw loop over the same batches. Whole runs count from the "
+        "command to its exit, and clf writes its tables, figures and report in that time.",
+        (
+            Row("step_overhead", "overhead of a step", "python benchmarks/step.py", {"lightning": -0.6}),
+            Row("step_overhead_cpu", "the same as CPU time", "python benchmarks/step.py", {"lightning": -0.6}),
+            Row(
+                "whole_run",
+                "ResNet-18, 96 pixels, two epochs, made photos",
+                "python benchmarks/whole_run.py",
+                {"timm": -0.85, "timm_channels_last": -0.85},
+            ),
+            Row(
+                "whole_run_folder",
+                "the same, photos of a folder",
+                "python benchmarks/whole_run.py --data FOLDER",
+                {"timm": -0.85, "timm_channels_last": -0.85},
+            ),
+            Row("allocator", "training steps with freed memory kept", "python benchmarks/allocator.py"),
+            Row("callbacks_validation", "a validation with all callbacks", "python benchmarks/callbacks.py"),
+            Row("callbacks_run", "a run with all callbacks", "python benchmarks/callbacks.py"),
+        ),
+    ),
+    Section(
+        "Prediction",
+        "ResNet-18 at 224 pixels, exported, against eager PyTorch in channels_last.",
+        (
+            Row("predict_network_1", "the network, batch of 1", "python benchmarks/predict.py", {"torch": -1 / 1.5}),
+            Row("predict_network_64", "the network, batch of 64", "python benchmarks/predict.py", {"torch": -1 / 1.5}),
+            Row(
+                "predict_command",
+                "`clf predict` over a folder, whole command",
+                "python benchmarks/predict.py",
+                {"torch": -1 / 1.5},
+            ),
+        ),
+    ),
+    Section(
+        "Start",
+        "CPU time of all processes, against `import torch, lightning.pytorch, timm`.",
+        (
+            Row("startup_first_step", "the demo to its first step", "python benchmarks/startup.py", {"imports": -1.3}),
+            Row("startup_print_config", "`clf fit --print_config`", "python benchmarks/startup.py"),
+            Row("startup_help", "`clf --help`", "python benchmarks/startup.py"),
+        ),
+    ),
+    Section(
+        "Growth",
+        "Manifests of a thousand to a million rows. Memory is what a process holds beyond one that has only imported "
+        "the same; the exponent is the slope of a straight line through the logarithms: 1 is linear.",
+        (
+            Row("growth_memory_main", "main process, largest manifest", "python benchmarks/growth.py", {"": -200}),
+            Row("growth_memory_worker", "a loader worker, largest manifest", "python benchmarks/growth.py", {"": -200}),
+            Row("growth_epoch", "exponent of the time of an epoch", "python benchmarks/growth.py", {"": -1.1}),
+            Row("growth_listing", "exponent of the time to list", "python benchmarks/growth.py", {"": -1.1}),
+            Row("growth_predict", "`clf predict`, most files less fewest", "python benchmarks/growth.py"),
+        ),
+    ),
+    Section(
+        "Accuracy",
+        "The same short training, three seeds each, with images read as far as crops need them (clf) and decoded whole "
+        "by Pillow before torchvision crops them (reference).",
+        (Row("accuracy", "test top-1", "python benchmarks/accuracy.py --data FOLDER"),),
+    ),
+)
+
+UNMEASURED = (
+    ("images a second of a training on a GPU, and the share of the time that it waits for data",
+     "clf fit --config resnet18.yaml --data.root FOLDER", "columns of the run's `timing.csv`"),
+    ("whether normalising on the device costs a GPU anything",
+     "clf fit --config resnet18.yaml --data.root FOLDER --trainer.profiler simple",
+     "the row of `on_after_batch_transfer`"),
+    ("what `channels_last` and half precision bring",
+     "clf fit --config resnet18.yaml --data.root FOLDER --model.channels_last false --trainer.precision 32-true",
+     "`timing.csv`, against a run without the last two keys"),
+    ("predictions by ONNX Runtime on a GPU",
+     "clf predict --ckpt_path runs/resnet18/001/export/model.onnx --data.predict FOLDER --device cuda",
+     "seconds of the command, against `--device cpu`"),
+    ("several GPUs",
+     "clf fit --config resnet18.yaml --data.root FOLDER --trainer trainer/ddp.yaml",
+     "`timing.csv`, against one GPU"),
+)  # fmt: skip
+"""What needs a GPU: what, the command, and where to look."""
+
+HEAD = """# Performance
+
+What clf takes, beside what its peers take for the same on the same machine. Everything on this page was measured by the
+command in its row and written by `make bench`, from `benchmarks/results.json`; nothing is typed by hand.
+
+All that is compared takes turns in one run of the script, with fixed threads; values are medians of `n` turns. A ratio
+is clf's value divided by the peer's: of images a second more is better, of times and memory less is. Spreads and the
+peers' own values stand in the file.
+"""
+
+TAIL = """## Not measured without a GPU
+
+The machines of this page have none. What measures the rest:
+"""
+
+
+def page(results: Mapping[str, Result], *, picture: bool) -> str:
+    """Write the page.
+
+    Args:
+        results: By measure.
+        picture: Whether there is one of growth.
+    """
+    machines = list(dict.fromkeys(result["machine"] for _, result in sorted(results.items())))
+    parts = [HEAD, _machines(machines)]
+    for section in SECTIONS:
+        parts += [f"## {section.title}\n", f"{section.text}\n", _table(section.rows, results, machines)]
+        if section.title == "Growth" and picture:
+            parts.append("![time and memory against rows of a manifest](growth.png)\n")
+        if section.title == "Accuracy" and "accuracy" in results:
+            parts.append(f"{results['accuracy']['sentence']}.\n")
+    parts += [TAIL, _markdown(("what", "command", "where to look"), ((a, f"`{b}`", c) for a, b, c in UNMEASURED))]
+    return "\n".join(parts)
+
+
+def _machines(machines: Sequence[str]) -> str:
+    if not machines:
+        return "Nothing is measured yet.\n"
+    return "\n".join(f"Machine {number}: {text}.\n" for number, text in enumerate(machines, start=1))
+
+
+def _table(rows: Sequence[Row], results: Mapping[str, Result], machines: Sequence[str]) -> str:
+    head = ("what", "clf", "against peers", "wanted", "n", "machine", "command")
+    return _markdown(head, (_cells(row, results.get(row.measure), machines) for row in rows))
+
+
+def _cells(row: Row, result: Result | None, machines: Sequence[str]) -> tuple[str, ...]:
+    if result is None:
+        wanted = "; ".join(_wanted(peer, target) for peer, target in row.targets.items())
+        return row.what, "not measured yet", "", wanted, "", "", f"`{row.command}`"
+    ratios = "; ".join(f"{_ratio(ratio)} × {PEERS[peer]}" for peer, ratio in result["vs"].items())
+    wanted = "; ".join(
+        f"{_wanted(peer, target)}: {'yes' if _met(target, _reached(result, peer)) else '**no**'}"
+        for peer, target in row.targets.items()
+    )
+    value = f"{result['value']:,g} {result['unit']}".strip()
+    machine = str(machines.index(result["machine"]) + 1)
+    return row.what, value, ratios, wanted, str(result["n"]), machine, f"`{result['command']}`"
+
+
+def _reached(result: Result, peer: str) -> float:
+    return float(result["vs"][peer] if peer else result["value"])
+
+
+def _met(target: float, reached: float) -> bool:
+    return reached >= target if target >= 0 else reached <= -target
+
+
+def _wanted(peer: str, target: float) -> str:
+    bound = f"{'≥' if target >= 0 else '≤'} {abs(target):.3g}"
+    return f"{bound} × {PEERS[peer]}" if peer else bound
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
+
+
+def _markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = tuple(head)
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def read(path: Path = RESULTS) -> dict[str, Result]:
+    """Read all results; none where nothing is measured yet."""
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(read(), picture=PICTURE.exists()), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
