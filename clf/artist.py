@@ -141,14 +141,15 @@ class Artist:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    # One thread, for two cores may be all there are; a session of its own, for Ctrl-C is not meant for it.
+    # One thread, for two cores may be all there are; a process group of its own, for Ctrl-C is not meant for it. No
+    # session: where Linux shares cores out among sessions (sched_autogroup), priorities count only within each.
     # -P: a random.py in the working folder is not meant for it, either.
     package = str(Path(__file__).parent.parent)
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-m", "clf.artist"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True)
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, process_group=0)
 
 
 def serve(drawings: IO[bytes], answers: IO[bytes]) -> None:
@@ -171,7 +172,7 @@ def serve(drawings: IO[bytes], answers: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)
+    os.nice(19)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")

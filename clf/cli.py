@@ -36,6 +36,7 @@ from clf.data.datamodule import ImageData
 from clf.environment import available_precision, device_name
 from clf.errors import UserError, first_line
 from clf.export import NotProven
+from clf.garbage import settled
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
 from clf.metrics import Stage
@@ -228,6 +229,7 @@ class CLI(LightningCLI):
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
+        settled()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Let data and model meet, then build the trainer around the run directory."""

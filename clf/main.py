@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clf.errors import UserError, did_you_mean
+from clf.garbage import process_of_our_own, settled
 
 TRAINER_VERBS = {
     "fit": "train; makes a run directory, or continues one with --ckpt_path last",
@@ -60,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 the work failed or was partial, 2 a mistake in usage, configuration or data, 130 Ctrl-C,
         143 SIGTERM.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        return _run(list(argv))
+    with process_of_our_own():
+        return _run(sys.argv[1:])
+
+
+def _run(words: list[str]) -> int:
     debug = "--debug" in words or os.environ.get("CLF_DEBUG", "0") not in ("", "0")
     if os.getpid() == 1:
         end_on_sigterm()
@@ -101,11 +108,13 @@ def _dispatch(words: list[str]) -> int:
         from clf import predict_onnx
 
         if predict_onnx.names_exported_model(rest):
+            settled()
             return predict_onnx.main(rest)
-    if verb in TRAINER_VERBS:
+    if verb in TRAINER_VERBS:  # settled once everything is built
         from clf.cli import run
 
         return run(verb, rest)
+    settled()
     if verb == "synth":
         from clf.synth import main as synth
 

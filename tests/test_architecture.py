@@ -47,7 +47,7 @@ HOUSE = (
         },
     ),
     ("F0", {"history", "preprocess", "yamlfile"}),
-    ("F0", {"chunks", "cores", "errors", "files", "illustrations", "progressbar"}),
+    ("F0", {"chunks", "cores", "errors", "files", "illustrations", "garbage", "progressbar"}),
 )
 HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for room in rooms}
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}

@@ -20,7 +20,8 @@ class ModelInfo(Callback):
     """Says parameters, multiply-accumulates and latency of the network, and writes them to ``environment.json``.
 
     At the end of training the size of the best checkpoint is added. The latency is that of a forward pass in
-    evaluation, in the run's precision: the median of ten passes, for a single image and for a batch.
+    evaluation, in the run's precision: the median of ten passes, or of as many as a fifth of a second allows, for a
+    single image and for a batch.
 
     Args:
         latency: Measure how long the network takes.
