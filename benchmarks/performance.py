@@ -98,7 +98,7 @@ SECTIONS = (
         "`data.cache` keeps training images decoded: epochs out of it, building it, and the last epoch of a training.",
         (
             Row("cache_warm", "an epoch out of the cache", "python benchmarks/cache.py", {"torchvision": 7.0}),
-            Row("cache_build", "building it", "python benchmarks/cache.py", {"simplejpeg": -1.3}),
+            Row("cache_build", "building it", "python benchmarks/cache.py", {"pillow": -1.3, "simplejpeg": -1.3}),
             Row("cache_fit", "last epoch of `clf fit`, a tiny network", "python benchmarks/cache.py"),
         ),
     ),
@@ -197,6 +197,11 @@ is clf's value divided by the peer's: of images a second more is better, of time
 peers' own values stand in the file.
 """
 
+PARTS = """Where a number is missed, this says why. A JPEG is decoded from its first byte on, whatever is cut out of it, and
+no library for Python can skip what lies outside the crop: what decoding takes, at the size that the crop allows, is the
+limit. Small images are enlarged to the network's size, which then takes as long as decoding them.
+"""
+
 TAIL = """## Not measured without a GPU
 
 The machines of this page have none. What measures the rest:
@@ -214,12 +219,28 @@ def page(results: Mapping[str, Result], *, picture: bool) -> str:
     parts = [HEAD, _machines(machines)]
     for section in SECTIONS:
         parts += [f"## {section.title}\n", f"{section.text}\n", _table(section.rows, results, machines)]
+        if section.title == "Training images":
+            parts.append(_parts(section.rows, results))
         if section.title == "Growth" and picture:
             parts.append("![time and memory against rows of a manifest](growth.png)\n")
         if section.title == "Accuracy" and "accuracy" in results:
             parts.append(f"{results['accuracy']['sentence']}.\n")
     parts += [TAIL, _markdown(("what", "command", "where to look"), ((a, f"`{b}`", c) for a, b, c in UNMEASURED))]
     return "\n".join(parts)
+
+
+def _parts(rows: Iterable[Row], results: Mapping[str, Result]) -> str:
+    """Say what a crop's time goes into: where that is decoding alone, nothing else can be saved."""
+    head = ("of the time of a crop", "reading the file", "decoding", "resizing", "all else")
+    lines = []
+    for row in rows:
+        if "parts" not in results.get(row.measure, {}):
+            continue
+        shares = results[row.measure]["parts"]
+        rest = max(0.0, 1 - sum(shares.values()))
+        values = (shares["reading"], shares["decoding"], shares["resizing"], rest)
+        lines.append((row.what, *(f"{100 * value:.0f} %" for value in values)))
+    return PARTS + "\n" + _markdown(head, lines) if lines else ""
 
 
 def _machines(machines: Sequence[str]) -> str:

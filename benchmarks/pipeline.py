@@ -42,6 +42,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import InterpolationMode, v2
 
+from clf import crops
+from clf.allocator import keep_freed_memory
 from clf.data.datamodule import ImageData
 from clf.preprocess import Preprocessing
 from clf.transforms import normalised
@@ -150,6 +152,28 @@ def _torchvision_v2(paths: Sequence[Path], *, batch: int, size: int, standard: b
     return DataLoader(Bytes(paths, v2.Compose(steps)), batch_size=batch, shuffle=True)
 
 
+def parts(paths: Sequence[Path], *, size: int) -> dict[str, float]:
+    """Share of the CPU time of a crop that goes into reading the file, decoding it and resizing the crop."""
+    crop, _ = crops.split_crop([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+    assert crop is not None
+    opened = [jpeg for path in paths if (jpeg := crops._Jpeg.open(path)) is not None]
+    torch.manual_seed(0)
+    boxes = [crop._box(*jpeg.size) for jpeg in opened]
+    drawn = [(jpeg, box, crop._reduction(box)) for jpeg, box in zip(opened, boxes, strict=True)]
+    cut = [jpeg.region(tuple(edge // by * by for edge in box), by) for jpeg, box, by in drawn]
+
+    def least(work: Callable[[Any], object], over: Sequence[Any]) -> float:
+        return min(measuring.cpu_seconds(lambda: [work(each) and None for each in over]) for _ in range(5))
+
+    whole = least(lambda path: crop(path).shape, paths)
+    found = {
+        "reading": least(lambda path: crops._Jpeg.open(path) is None, paths),
+        "decoding": least(lambda one: one[0]._pixels(one[2]).shape, drawn),
+        "resizing": least(lambda pixels: crops._resize(pixels, crop.size, crop.interpolation).shape, cut),
+    }
+    return {name: round(seconds / whole, 2) for name, seconds in found.items()}
+
+
 def prepare(name: str, folder: Path, *, flags: argparse.Namespace) -> Path | None:
     """Make a set, or link what the user gave; None where it was not given."""
     given = {"folder": flags.data, "small_folder": flags.small_data}
@@ -198,7 +222,8 @@ def measure(name: str, root: Path, *, flags: argparse.Namespace) -> None:
         facts["mean_kib"] = round(sum(path.stat().st_size for path in files) / len(files) / 1024, 1)
         measure = f"input_{name}" + ("_standard" if recipe == "standard" else "")
         ours, normalised = rates.pop("clf"), rates.pop("clf_normalised")
-        measuring.record(flags.record, measure, ours, peers=rates, **facts)
+        shares: dict[str, Any] = {} if recipe == "standard" else {"parts": parts(files, size=size)}
+        measuring.record(flags.record, measure, ours, peers=rates, **shares, **facts)
         reference = {"torchvision": rates["torchvision"]}
         measuring.record(flags.record, f"{measure}_normalised", normalised, peers=reference, **facts)
 
@@ -214,6 +239,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=16, help="of the set `large` (default: %(default)s)")
     flags = measuring.parse(parser)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as clf's loader workers do; here for all
     for name in flags.sets:
         with TemporaryDirectory() as folder:
             root = prepare(name, Path(folder), flags=flags)
