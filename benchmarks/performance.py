@@ -170,6 +170,8 @@ SECTIONS = (
 )
 
 UNMEASURED = (
+    ("a step on a GPU: its parts, and what `channels_last`, precision and compiling bring, beside the loader",
+     "clf bench step --config resnet18.yaml --data.root FOLDER --compile", "its tables"),
     ("images a second of a training on a GPU, and the share of the time that it waits for data",
      "clf fit --config resnet18.yaml --data.root FOLDER", "columns of the run's `timing.csv`"),
     ("whether normalising on the device costs a GPU anything",
@@ -197,9 +199,9 @@ is clf's value divided by the peer's: of images a second more is better, of time
 peers' own values stand in the file.
 """
 
-PARTS = """Where a number is missed, this says why. A JPEG is decoded from its first byte on, whatever is cut out of it, and
-no library for Python can skip what lies outside the crop: what decoding takes, at the size that the crop allows, is the
-limit. Small images are enlarged to the network's size, which then takes as long as decoding them.
+PARTS = """Where a number is missed, this says why. A JPEG is decoded from its first byte on, whatever is cut out of it,
+and no library for Python can skip what lies outside the crop: what decoding takes, at the size that the crop allows, is
+the limit. Small images are enlarged to the network's size, which then takes as long as decoding them.
 """
 
 TAIL = """## Not measured without a GPU
