@@ -223,6 +223,10 @@ def page(results: Mapping[str, Result], *, picture: bool) -> str:
         parts += [f"## {section.title}\n", f"{section.text}\n", _table(section.rows, results, machines)]
         if section.title == "Training images":
             parts.append(_parts(section.rows, results))
+        if section.title == "Training":
+            parts += [
+                _epochs(row, results[row.measure]) for row in section.rows if "epochs" in results.get(row.measure, {})
+            ]
         if section.title == "Growth" and picture:
             parts.append("![time and memory against rows of a manifest](growth.png)\n")
         if section.title == "Accuracy" and "accuracy" in results:
@@ -243,6 +247,18 @@ def _parts(rows: Iterable[Row], results: Mapping[str, Result]) -> str:
         values = (shares["reading"], shares["decoding"], shares["resizing"], rest)
         lines.append((row.what, *(f"{100 * value:.0f} %" for value in values)))
     return PARTS + "\n" + _markdown(head, lines) if lines else ""
+
+
+def _epochs(row: Row, result: Result) -> str:
+    """Say how much of whole runs was training and validating."""
+    seconds = {"clf": result["value"], **result["peers"]}
+    told = [
+        f"{PEERS.get(name, name)} {seconds[name]:.0f} s, {each:.0f} s of them in epochs"
+        for name, each in result["epochs"].items()
+    ]
+    return (
+        f"{row.what}: {'; '.join(told)}. Epochs are the network's products, which all compute with the same kernels.\n"
+    )
 
 
 def _machines(machines: Sequence[str]) -> str:

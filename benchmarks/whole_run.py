@@ -9,8 +9,12 @@ The images are made by benchmarks/photos.py, or lie in ``--data FOLDER`` with tr
 """
 
 import argparse
+import csv
+import re
+import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -19,6 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import measuring
+
+Epochs = dict[str, list[float]]  # seconds of all epochs of a run, by who ran
 
 RATE, DECAY, AVERAGE = 5e-4, 1e-4, 0.999
 
@@ -106,8 +112,8 @@ def peer_accuracy(network: Any, loader: Any, *, flags: argparse.Namespace) -> fl
     return right / seen
 
 
-def ours(folder: Path, *, flags: argparse.Namespace, number: Callable[[], int]) -> measuring.Ran:
-    """Run ``clf fit``."""
+def ours(folder: Path, *, flags: argparse.Namespace, number: Callable[[], int], epochs: Epochs) -> measuring.Ran:
+    """Run ``clf fit``, and note the seconds of its epochs."""
     work = folder / f"clf{number()}"
     work.mkdir()
     keys = {
@@ -123,15 +129,21 @@ def ours(folder: Path, *, flags: argparse.Namespace, number: Callable[[], int]) 
     }
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     command = measuring.clf("fit", "--config", "resnet18.yaml", "--trainer", "trainer/cpu.yaml", *words)
-    return measuring.run(command, cwd=work)
+    ran = measuring.run(command, cwd=work)
+    with (work / "runs" / "resnet18" / "001" / "timing.csv").open(encoding="utf-8", newline="") as file:
+        epochs["clf"].append(sum(float(row["time/epoch_s"]) for row in csv.DictReader(file)))
+    return ran
 
 
-def theirs(folder: Path, *, flags: argparse.Namespace, channels_last: bool) -> measuring.Ran:
-    """Run the peer."""
+def theirs(folder: Path, *, flags: argparse.Namespace, channels_last: bool, epochs: Epochs) -> measuring.Ran:
+    """Run the peer, and note the seconds of its epochs."""
     keys = ("data", "size", "epochs", "batch_size", "workers", "threads")
     words = [word for key in keys for word in (f"--{key}", str(getattr(flags, key)))]
     words += ["--channels_last"] if channels_last else []
-    return measuring.run([sys.executable, __file__, "--peer", "--out", folder, *words])
+    ran = measuring.run([sys.executable, __file__, "--peer", "--out", folder, *words])
+    said = re.findall(r"^epoch .* in ([\d.]+) s$", ran.output, re.MULTILINE)
+    epochs["timm_channels_last" if channels_last else "timm"].append(sum(map(float, said)))
+    return ran
 
 
 def main() -> None:
@@ -161,16 +173,18 @@ def main() -> None:
             flags.data = folder / "data"
             photos.make(flags.data, kind="photos", count=flags.images, val=flags.images // 4)
         flags.data = flags.data.resolve()
+        epochs: Epochs = defaultdict(list)
+        peers = {"timm": False, "timm_channels_last": True}
         runs = measuring.Runs(
             {
-                "clf": partial(ours, folder, flags=flags, number=partial(next, count())),
-                "timm": partial(theirs, folder, flags=flags, channels_last=False),
-                "timm_channels_last": partial(theirs, folder, flags=flags, channels_last=True),
+                "clf": partial(ours, folder, flags=flags, number=partial(next, count()), epochs=epochs),
+                **{k: partial(theirs, folder, flags=flags, channels_last=v, epochs=epochs) for k, v in peers.items()},
             }
         )
         seconds = runs.alternate(rounds=flags.rounds)
     clf = seconds.pop("clf")
     facts: dict[str, Any] = {"cpu_seconds": runs.cpu_seconds, "workers": flags.workers}
+    facts["epochs"] = {name: round(statistics.median(values), 1) for name, values in epochs.items()}
     measuring.record(flags.record, measure, clf, unit="s", peers=seconds, threads=flags.threads, **facts)
 
 

@@ -211,8 +211,11 @@ class Classifier(LightningModule):
 
         To log what is not written takes as long as all the other callbacks of a step.
         """
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return batch_idx == 0 or bool(every and (self.trainer.global_step + 1) % every == 0)
+        trainer: Any = self._trainer  # none where a step is only measured
+        if trainer is None:
+            return False
+        every = trainer.log_every_n_steps
+        return batch_idx == 0 or bool(every and (trainer.global_step + 1) % every == 0)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step the schedule on rates of its own, without the warm-up."""

@@ -127,7 +127,9 @@ def test_ctrl_c_is_not_meant_for_the_drawing_process(tmp_path: Path, artist: Art
     artist.submit(drawing(tmp_path / "first.png", toy_figures.when_told, told=str(tmp_path / "told")))
     wait_for((tmp_path / "told.asked").exists)
     process = int((tmp_path / "told.asked").read_text())
-    assert os.getsid(process) != os.getsid(0)
+    assert os.getpgid(process) != os.getpgid(0)
+    assert os.getsid(process) == os.getsid(0)  # else its priority would not count beside ours
+    assert os.getpriority(os.PRIO_PROCESS, process) > os.getpriority(os.PRIO_PROCESS, 0)
     for each in (signal.SIGINT, signal.SIGTERM):
         os.kill(process, each)
     (tmp_path / "told").touch()

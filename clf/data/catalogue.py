@@ -9,7 +9,7 @@ from clf.data import splits
 from clf.data.disk import Disk
 from clf.data.exclusion import Exclusion
 from clf.data.layout import SPLITS
-from clf.data.samples import Samples, Source, Split
+from clf.data.samples import Lister, Samples, Split
 from clf.data.train_only import TrainOnly
 from clf.errors import UserError
 
@@ -38,7 +38,7 @@ class Catalogue:
 
     def __init__(
         self,
-        source: Source,
+        source: Lister,
         *,
         roots: Sequence[str],
         val_fraction: float,

@@ -28,7 +28,7 @@ from clf.data.loading import (
 )
 from clf.data.roots import Layout, folder_of, open_roots, require_one
 from clf.data.samplers import Sampler, choose_sampler
-from clf.data.samples import Samples, Source, Split
+from clf.data.samples import Lister, Samples, Source, Split
 from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
 from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import RowKeys
@@ -168,13 +168,13 @@ class ImageData(LightningDataModule):
     def _roots(self) -> list[str]:
         return [self.root] if isinstance(self.root, str) else self.root or []
 
-    def _open(self) -> Source:
+    def _open(self) -> Lister:
         if self.root is None:
             return self._source or SyntheticJerseys()
         return open_roots(self._roots, layout=self._layout, keys=self._keys)
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Lister:
         """Where the samples come from."""
         return self._catalogue.source
 

@@ -9,7 +9,7 @@ from clf.data.folder import FolderSource
 from clf.data.jsonl import JsonlSource
 from clf.data.layout import FOLDERS, SPLIT_NAMES, Tree, is_image, name_some
 from clf.data.manifest import ManifestSource, manifests_in
-from clf.data.samples import Samples, Source, Split
+from clf.data.samples import Lister, Samples, Source, Split
 from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import MANIFESTS, RowKeys, is_manifest
 from clf.errors import UserError
@@ -17,7 +17,7 @@ from clf.errors import UserError
 Layout = Literal["auto", "folder", "jsonl", "manifest"]
 
 
-def open_roots(roots: Sequence[str], *, layout: Layout, keys: RowKeys) -> Source:
+def open_roots(roots: Sequence[str], *, layout: Layout, keys: RowKeys) -> Lister:
     """Recognise what lies at each root.
 
     Args:
@@ -47,7 +47,7 @@ class MergedSource:
         sources: What is merged.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Lister]) -> None:
         self._sources = sources
         self._notes: list[str] = []
 
@@ -91,7 +91,7 @@ def require_one(root: str | Sequence[str] | None, source: Source | None) -> None
         )
 
 
-def _open(root: str, *, layout: Layout, keys: RowKeys) -> Source:
+def _open(root: str, *, layout: Layout, keys: RowKeys) -> Lister:
     if os.path.isfile(root):
         return _open_file(root, layout=layout, keys=keys)
     tree = Tree(root)
@@ -108,7 +108,7 @@ def _open(root: str, *, layout: Layout, keys: RowKeys) -> Source:
     return ManifestSource(tables, keys=keys)
 
 
-def _open_file(root: str, *, layout: Layout, keys: RowKeys) -> Source:
+def _open_file(root: str, *, layout: Layout, keys: RowKeys) -> Lister:
     if is_image(root):
         raise UserError(f"data.root={root!r} is an image; name the folder that holds train/")
     if not is_manifest(root):

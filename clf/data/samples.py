@@ -86,10 +86,20 @@ class _Kept:
         return code
 
 
-class Source(Protocol):
-    """Anything that lists samples: a shipped layout, or a user's own class named by ``class_path``."""
+class Lister(Protocol):
+    """Anything that lists samples."""
 
     def samples(self, split: Split) -> Sequence[Sample]:
+        """List a split in a stable order; nothing where there is no such split."""
+
+    def __str__(self) -> str:
+        """Say in a few words what this is, e.g. ``folder layout in data/birds``."""
+
+
+class Source(Protocol):
+    """A lister that ``class_path`` names, shipped or a user's own; jsonargparse compares signatures with this one."""
+
+    def samples(self, split: Split) -> list[Sample]:
         """List a split in a stable order; an empty list where the source has no such split."""
 
     def __str__(self) -> str:
