@@ -30,6 +30,7 @@ import simplejpeg
 import torch
 from torchvision.transforms import v2
 
+from clf.allocator import keep_freed_memory
 from clf.cores import usable_cores
 from clf.data.datamodule import ImageData
 from clf.preprocess import Preprocessing, decode
@@ -62,9 +63,9 @@ def warm(root: Path, folder: Path, *, flags: argparse.Namespace) -> None:
     passes = {"clf": pipeline.through(loader, len(files)), "without": others["clf"], **others}
     passes["clf"] = pipeline.through(loader, len(files))
     wanted = ("clf", "without", "torchvision", "timm")
-    seconds = measuring.alternate(
-        {name: partial(measuring.cpu_seconds, passes[name]) for name in wanted}, rounds=flags.rounds
-    )
+    work = {name: passes[name] for name in wanted}
+    with measuring.apart(work, first=dict.fromkeys(pipeline.KEEPERS, keep_freed_memory)) as timed:
+        seconds = measuring.alternate(timed, rounds=flags.rounds)
     rates = {name: measuring.Series([len(files) / each for each in found.values]) for name, found in seconds.items()}
     ours = rates.pop("clf")
     measuring.record(flags.record, "cache_warm", ours, unit="images/s", peers=rates, threads=1, images=len(files))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -11,7 +12,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -21,10 +23,13 @@ from typing import Any
 from clf.cores import usable_cores
 from clf.files import replace_text
 
+Timed = Mapping[str, Callable[[], float]]
+
 RESULTS = Path(__file__).parent / "results.json"
 FEWEST = 5
 """Rounds that a median needs before it is recorded."""
 
+_LEAST_SECONDS = 0.5  # of CPU, that a turn takes: what is shorter depends on what the caches still hold
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "pillow", "onnxruntime")
 
@@ -110,6 +115,50 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
+
+
+@contextmanager
+def apart(passes: Mapping[str, Callable[[], object]], *, first: Mapping[str, Callable[[], object]]) -> Iterator[Timed]:
+    """Give each of several pieces of work a process of its own, forked from this one.
+
+    So none of them finds the memory or the settings that another has left.
+
+    Args:
+        passes: What is measured.
+        first: What some of the processes do once, before anything else.
+    Yields:
+        For each: does it in its process, again and again for half a second, and returns the seconds of CPU that once
+        took there.
+    """
+    context = multiprocessing.get_context("fork")
+    processes, timed = [], {}
+    for name, work in passes.items():
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, work, first.get(name, bool)), daemon=True)
+        process.start()
+        there.close()
+        processes.append(process)
+        timed[name] = partial(_ask, here)
+    try:
+        yield timed
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _serve(asked: Any, work: Callable[[], object], first: Callable[[], object]) -> None:
+    first()
+    while asked.recv():
+        seconds: list[float] = []
+        while sum(seconds) < _LEAST_SECONDS:
+            seconds.append(cpu_seconds(work))
+        asked.send(statistics.mean(seconds))
+
+
+def _ask(process: Any) -> float:
+    process.send(True)
+    return float(process.recv())
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """How fast training images come: files in, batches out, against torchvision, timm and the decoder alone.
 
-Each loads the same files through its own loader, in this process (no workers) and with one thread: random crops with
-RandomResizedCrop's shares of 8 to 100 %, mirrored half of the time, in batches of 32 at 224 pixels; everything from the
-file to the batch counts. Recipe ``standard`` has crops of 35 % and more, bicubic resizing and colour changes of 0.4.
-What arrives is what each hands over: clf, timm and torchvision's v2 give 8-bit batches, which are normalised where they
-are used; torchvision's reference gives normalised floats. Rates are of CPU time, user and system: what else runs
-on the machine then counts less.
+Each loads the same files through its own loader, in a process of its own, without workers and with one thread: random
+crops with RandomResizedCrop's shares of 8 to 100 %, mirrored half of the time, in batches of 32 at 224 pixels;
+everything from the file to the batch counts. Recipe ``standard`` has crops of 35 % and more, bicubic resizing and
+colour changes of 0.4. What arrives is what each hands over: clf, timm and torchvision's v2 give 8-bit batches, which
+are normalised where they are used; torchvision's reference gives normalised floats. Rates are of CPU time, user and
+system: what else runs on the machine then counts less. As in clf's loader workers, what clf frees is kept for the next
+image (clf/allocator.py), and what the limit frees, too.
 
 - torchvision: the reference's transforms on Pillow images, ``default_collate``.
 - timm: ``create_loader`` as its train script calls it, up to and with its fast_collate.
@@ -52,6 +53,9 @@ BATCH = 32
 SETS = ("photos", "large", "small", "folder", "small_folder")
 SIZES = {"small": 112, "small_folder": 112}
 """Pixels that come out, where it is not 224."""
+
+KEEPERS = ("clf", "clf_normalised", "without", "decoding")
+"""Who keeps freed memory: clf's loader workers do, and so does the limit."""
 
 Pass = Callable[[], None]  # once through the set
 
@@ -213,10 +217,8 @@ def measure(name: str, root: Path, *, flags: argparse.Namespace) -> None:
     for recipe in flags.recipes:
         print(f"{name}, {recipe}, {size} pixels, {len(files)} images")
         work = passes(root, batch=min(BATCH, len(files)), size=size, standard=recipe == "standard")
-        seconds = measuring.alternate(
-            {each: lambda once=once: measuring.cpu_seconds(once) for each, once in work.items()},  # type: ignore[misc]
-            rounds=flags.rounds,
-        )
+        with measuring.apart(work, first=dict.fromkeys(KEEPERS, keep_freed_memory)) as timed:
+            seconds = measuring.alternate(timed, rounds=flags.rounds)
         rates = {each: measuring.Series([len(files) / second for second in s.values]) for each, s in seconds.items()}
         facts: dict[str, Any] = {"images": len(files), "pixels": size, "threads": 1, "unit": "images/s"}
         facts["mean_kib"] = round(sum(path.stat().st_size for path in files) / len(files) / 1024, 1)
@@ -239,7 +241,6 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=16, help="of the set `large` (default: %(default)s)")
     flags = measuring.parse(parser)
     torch.set_num_threads(1)
-    keep_freed_memory()  # as clf's loader workers do; here for all
     for name in flags.sets:
         with TemporaryDirectory() as folder:
             root = prepare(name, Path(folder), flags=flags)

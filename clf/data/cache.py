@@ -36,7 +36,7 @@ Where = Literal["none", "ram", "disk", "auto"]
 Say = Callable[[str], None]
 
 _FORMAT: Final = 1  # goes up when the same files and settings come to other pixels
-_MOST_MEASURED: Final = 500
+_MOST_MEASURED: Final = 100
 _SLACK: Final = 1.25  # Shrinking by less would take as long as decoding, blur, and save little room.
 _CHUNK: Final = 16  # images that a thread takes at a time
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -81,7 +81,7 @@ class Wanted:
         return digest.hexdigest()
 
     def estimate(self) -> int:
-        """Say how many bytes the pixels will take, from the headers of some hundred files."""
+        """Say how many bytes the pixels will take, from the headers of a hundred files."""
         count = len(self.paths)
         chosen = range(count) if count <= _MOST_MEASURED else np.linspace(0, count - 1, _MOST_MEASURED).astype(int)
         return int(np.mean([_kept_bytes(self.paths[index], self.shortest) for index in chosen]) * count)
