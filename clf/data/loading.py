@@ -5,6 +5,7 @@ import signal
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -240,7 +241,8 @@ class Loader:
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             if self._iterator is None or self._loader is None:
                 self._loader = self._build()
-            self._iterator = iter(self._loader)
+            with _ctrl_c_held():
+                self._iterator = iter(self._loader)
         yield from self._iterator
 
     def _build(self) -> DataLoader[Loaded]:
@@ -278,6 +280,19 @@ class _Plan(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         yield from self._make()  # torch makes an iterator too many, which must cost nothing
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold Ctrl-C back while workers start: between its fork and its first line, a worker would die of it, aloud."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where there is no fork
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(_: int) -> None:
