@@ -47,6 +47,15 @@ def replace_text(path: Path, text: str) -> None:
     replace_file(path, lambda file: file.write(spelled_out(text).encode()))
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def spelled_out(text: str) -> str:
     """Write what UTF-8 cannot hold, half a surrogate pair, as the escape that JSON and Python have for it."""
     return text.encode("utf-8", "backslashreplace").decode()

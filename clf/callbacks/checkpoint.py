@@ -19,6 +19,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from clf.errors import UserError, did_you_mean
+from clf.files import sync
 from clf.runs import BEST, LAST
 
 log = logging.getLogger("clf")
@@ -373,16 +374,8 @@ def _put(trainer: Trainer, path: Path, *, write: Callable[[Path], object]) -> No
     beside.unlink(missing_ok=True)
     try:
         write(beside)
-        _sync(beside)
+        sync(beside)
         beside.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)  # also there if both were names of one file: then nothing is replaced
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

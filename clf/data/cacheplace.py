@@ -12,6 +12,7 @@ from typing import Final
 from clf.cores import usable_memory
 from clf.data.cachefile import Cache
 from clf.errors import UserError
+from clf.files import sync
 
 if sys.platform != "win32":
     import fcntl
@@ -127,7 +128,7 @@ class Place:
         try:
             yield handle
             partial.replace(self.file(key))
-            _sync(self.folder)
+            sync(self.folder)
         finally:
             os.close(handle)
             partial.unlink(missing_ok=True)
@@ -246,12 +247,3 @@ def _lock(path: Path, waits: Callable[[], None] | None) -> int | None:
 def _unlock(path: Path, handle: int) -> None:
     path.unlink(missing_ok=True)
     os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    """Make a new name in a folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
