@@ -16,10 +16,13 @@ ROOT = Path(__file__).parent.parent
 HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
+    ("F4", {"preflight"}),
     ("F4", {"bench"}),
+    ("F4", {"composed"}),
     ("F4", {"cli", "compare", "predict_onnx", "serve", "shipped", "synth"}),
-    ("F4", {"attaching", "session"}),
+    ("F4", {"attaching", "latest", "session"}),
     ("F4", {"invocation", "parser"}),
+    ("F3", {"check"}),
     ("F3", {"callbacks", "finders", "loggers", "service"}),
     ("F2", {"comparison", "evaluation", "export", "pictures", "report", "scoreboard"}),
     ("F2", {"artist", "captions", "card", "figures", "pages", "proof", "quantisation", "tracking"}),
@@ -53,7 +56,7 @@ HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for roo
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}
 
 # Only in these packages do files of one room import each other.
-NEIGHBOURS = {"bench", "data", "figures", "service"}
+NEIGHBOURS = {"bench", "check", "data", "figures", "service"}
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 # Neither these rooms nor anything that they import may need torch, not even inside a function.

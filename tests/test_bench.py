@@ -13,7 +13,7 @@ import torch
 from datasets import draw_folders
 from exports import exported
 
-from clf.bench.composed import composed
+from clf.composed import composed
 from clf.bench.data import STAGES, measure_cache, worker_counts
 from clf.bench.startup import PHASES
 from clf.bench.step import PARTS, precisions, usual_step

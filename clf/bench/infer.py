@@ -16,7 +16,7 @@ from torch import nn
 
 from clf import logs
 from clf.bench.advice import advise_inference
-from clf.bench.composed import Composed, composed
+from clf.composed import Composed, composed
 from clf.bench.measuring import Report, Series, Table, alternate, compare, digits, milliseconds, times_within
 from clf.checkpoints import read_weights
 from clf.cores import usable_cores

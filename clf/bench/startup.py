@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from clf import logs
 from clf.bench.advice import advise_startup
-from clf.bench.latest import with_configuration
+from clf.latest import with_configuration
 from clf.bench.measuring import Report, Table, spread
 from clf.errors import UserError
 

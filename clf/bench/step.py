@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from clf.bench.advice import Alternative, advise_data, advise_step
-from clf.bench.composed import Composed, composed
+from clf.composed import Composed, composed
 from clf.bench.data import configured_workers, loader_series, measure_cache, sweep, train_loader
 from clf.bench.measuring import (
     REPEATS,

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 
 from clf import finders, logs
 from clf.allocator import keep_freed_memory
-from clf.bench.latest import with_configuration
+from clf.latest import with_configuration
 from clf.classifier import Classifier
 from clf.cli import CLI
 from clf.data.datamodule import ImageData
