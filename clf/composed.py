@@ -15,13 +15,13 @@ from lightning.pytorch import Trainer
 
 from clf import finders, logs
 from clf.allocator import keep_freed_memory
-from clf.latest import with_configuration
 from clf.classifier import Classifier
 from clf.cli import CLI
 from clf.data.datamodule import ImageData
 from clf.environment import available_precision, device_name
 from clf.errors import UserError, first_line
 from clf.invocation import understand
+from clf.latest import with_configuration
 from clf.parser import Parser
 from clf.session import Session
 

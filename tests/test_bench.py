@@ -13,10 +13,10 @@ import torch
 from datasets import draw_folders
 from exports import exported
 
-from clf.composed import composed
 from clf.bench.data import STAGES, measure_cache, worker_counts
 from clf.bench.startup import PHASES
 from clf.bench.step import PARTS, precisions, usual_step
+from clf.composed import composed
 from clf.cores import usable_cores
 from clf.main import main
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from time import perf_counter
 
 from clf.bench.advice import advise_data, best_workers, name_data_bottleneck
-from clf.composed import Composed, composed
 from clf.bench.measuring import REPEATS, Report, Series, Table, alternate, compare, digits, milliseconds, times_within
+from clf.composed import Composed, composed
 from clf.cores import usable_cores
 from clf.data.datamodule import ImageData
 from clf.data.loading import Batch, Loader, stack, train_tensor

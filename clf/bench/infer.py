@@ -16,9 +16,9 @@ from torch import nn
 
 from clf import logs
 from clf.bench.advice import advise_inference
-from clf.composed import Composed, composed
 from clf.bench.measuring import Report, Series, Table, alternate, compare, digits, milliseconds, times_within
 from clf.checkpoints import read_weights
+from clf.composed import Composed, composed
 from clf.cores import usable_cores
 from clf.data.inputs import find_inputs
 from clf.errors import UserError

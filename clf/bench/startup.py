@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from clf import logs
 from clf.bench.advice import advise_startup
-from clf.latest import with_configuration
 from clf.bench.measuring import Report, Table, spread
 from clf.errors import UserError
+from clf.latest import with_configuration
 
 log = logging.getLogger("clf")
 

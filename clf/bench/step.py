@@ -14,7 +14,6 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from clf.bench.advice import Alternative, advise_data, advise_step
-from clf.composed import Composed, composed
 from clf.bench.data import configured_workers, loader_series, measure_cache, sweep, train_loader
 from clf.bench.measuring import (
     REPEATS,
@@ -28,6 +27,7 @@ from clf.bench.measuring import (
     milliseconds,
     times_within,
 )
+from clf.composed import Composed, composed
 from clf.data.loading import Batch
 from clf.environment import has_bfloat16
 from clf.parameters import build_optimizer
