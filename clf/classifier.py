@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
@@ -200,11 +201,16 @@ class Classifier(LightningModule):
             shares = functional.one_hot(labels, len(self.classes)).float()
             images, labels = self.mixing(images, shares)  # labels: (N,) -> (N, C)
         logits = self(images)  # (N, C)
+        real = len(logits) - batch.get("fillers", 0)
+        if real:
+            logits, labels = logits[:real], labels[:real]
         loss: Tensor = self.loss(logits, labels)
-        self.training_metrics.update(loss.detach(), logits.detach(), labels)
+        weight = self.loss.weigh(labels) if isinstance(self.loss, Loss) else None
+        if real:
+            self.training_metrics.update(loss.detach(), logits.detach(), labels, weight=weight)
         if self._is_logged(batch_idx):
             self.log("train/loss_step", loss.detach(), prog_bar=True, batch_size=len(logits))
-        return loss
+        return loss * _share_of_step(loss.new_full((), len(labels)) if weight is None else weight, real)
 
     def _is_logged(self, batch_idx: int) -> bool:
         """Whether Lightning writes a row after this batch; the progress bar shows the first of an epoch, too.
@@ -316,3 +322,18 @@ class Classifier(LightningModule):
         for name in CORRECTIONS:
             if hasattr(self.loss, name):
                 self.loss.register_buffer(name, checkpoint["state_dict"].get(f"loss.{name}"))
+
+
+def _share_of_step(weight: Tensor, real: int) -> Tensor | float:
+    """What a batch's mean counts, so that the mean over all processes is that of all their images.
+
+    Args:
+        weight: What the batch's mean was divided by, scalar.
+        real: How many of its images are no fillers.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1.0
+    mine = weight * (real > 0)
+    total = mine.clone()
+    torch.distributed.all_reduce(total)
+    return mine * torch.distributed.get_world_size() / total

@@ -2,17 +2,13 @@
 
 import json
 import logging
-import sys
 from argparse import SUPPRESS
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from inspect import signature
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.callbacks import ProgressBar
@@ -23,7 +19,6 @@ from clf import finders, logs, results, runs
 from clf.allocator import keep_freed_memory
 from clf.attaching import choose, place
 from clf.callbacks.evaluating import Evaluating
-from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
@@ -34,15 +29,15 @@ from clf.classifier import Classifier
 from clf.config import compose
 from clf.data.datamodule import ImageData
 from clf.environment import available_precision, device_name
-from clf.errors import UserError, first_line
-from clf.export import NotProven
+from clf.errors import UserError
 from clf.garbage import settled
-from clf.invocation import Invocation, understand
+from clf.invocation import Invocation
 from clf.loggers import RunLogger
 from clf.metrics import Stage
 from clf.parser import FOLLOWS, KEYS, PREDICT_KEYS, Parser, callback_keys
 from clf.pictures import Pictures
 from clf.predictions import refuse_overwriting
+from clf.processes import watch_over
 from clf.session import Session, changes, conclude_fit, fill_placeholders
 
 log = logging.getLogger("clf")
@@ -51,41 +46,6 @@ _NOT_OPTIONS = {
     *("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"),
     *("ckpt_path", "weights_only", "return_predictions", "verbose"),  # decided here
 }
-
-
-def run(verb: str, words: Sequence[str]) -> int:
-    """Run one of the Trainer's verbs.
-
-    Args:
-        verb: ``fit``, ``validate``, ``test`` or ``predict``.
-        words: What follows it on the command line.
-    Returns:
-        Exit code, see `clf.main.main`.
-    Raises:
-        UserError: For mistakes in usage, configuration or data.
-    """
-    with logs.logging_to_terminal():
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)  # a class_path may name a file in the working folder
-        session = Session(understand(verb, words))
-        try:
-            return CLI(session).exit_code
-        except AlreadyDone as done:
-            log.info("%s", done)
-            return 0
-        except Interrupted as stop:
-            log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
-            # Whoever started the other processes ends all of them as soon as one reports a failure.
-            return stop.exit_code if getattr(rank_zero_only, "rank", 0) == 0 else 0
-        except NotProven as failure:
-            log.error("%s", failure)
-            return 1
-        except MisconfigurationException as error:
-            raise UserError(first_line(error)) from error
-        finally:
-            session.close()
-            if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
-                wandb.finish()  # writes the summary; the next run in this process must not continue this one
 
 
 class AlreadyDone(Exception):
@@ -208,7 +168,7 @@ class CLI(LightningCLI):
         assert isinstance(parser, Parser)
         defaults = parser.resolve(compose([]).config)
         self.config_changes = changes(plain, {**defaults, "name": config.name})
-        if self.session.is_finished(plain):
+        if self.session.processes.agreed("finished", lambda: self.session.is_finished(plain)):
             raise AlreadyDone(f"{self.session.run} is already finished; raise trainer.max_epochs to train it further")
         if config.trainer.fast_dev_run or self.search:
             config.trainer.logger = False
@@ -229,11 +189,13 @@ class CLI(LightningCLI):
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
+        watch_over(self.trainer, self.session.processes)
         settled()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Let data and model meet, then build the trainer around the run directory."""
         config = {**self._get(self.config_init, "trainer").as_dict(), **kwargs}
+        config |= self.session.processes.counts(config)
         self._check_checkpoint()
         self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
         if config["limit_train_batches"] == 0:
@@ -292,8 +254,18 @@ class CLI(LightningCLI):
         log.info("%s %s%s%s, %s", self.verb, where, data, weights, device)
         if self.verb != "predict":
             log.info("data: %s", self.datamodule.describe())
+        self._compare_data()
         if self.session.resumes and self.session.run and self.session.is_other_data(self.datamodule.fingerprint()):
             log.warning("data: not the images and labels that %s was trained on until now", self.session.run)
+
+    def _compare_data(self) -> None:
+        """Refuse other data on another machine: images are dealt out by their number."""
+        processes = self.session.processes
+        if self.verb != "fit" or processes.line is None or processes.place.starter == "clf":
+            return
+        mine = self.datamodule.fingerprint()
+        if processes.agreed("data", self.datamodule.fingerprint) != mine:
+            raise UserError(f"data.root={self.datamodule.root}: not the images and labels of the first process")
 
     def _run_files(self) -> list[Callback]:
         if self.verb != "fit" or self.session.run is None:

@@ -8,6 +8,45 @@ class UserError(ValueError):
     """A mistake that the user can mend; printed as one line, without a traceback, with exit code 2."""
 
 
+class Ended(Exception):
+    """The end of one of several processes, whose reason is another one's or was told by another one.
+
+    Args:
+        message: What this process says of it; empty where another one speaks.
+        code: Exit code.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+_TOO_EARLY = "stopped by Ctrl-C before there was anything to save"
+
+
+def said_of(error: BaseException, *, hint: bool = True) -> tuple[str, int]:
+    """Say how a command ends that raised something.
+
+    Args:
+        error: What it raised.
+        hint: Whether to say how to see where.
+    Returns:
+        One line, empty where nothing is to be said, and the exit code.
+    """
+    if isinstance(error, Ended):
+        return error.message, error.code
+    if isinstance(error, UserError):
+        return str(error), 2
+    by_lightning = isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    if isinstance(error, KeyboardInterrupt) or by_lightning:  # the latter while it sets a run up
+        return _TOO_EARLY, 130
+    if isinstance(error, SystemExit):  # jsonargparse leaves this way once it has printed help or a configuration
+        return "", error.code if isinstance(error.code, int) else int(error.code is not None)
+    reason = first_line(error) if str(error).strip() else "no message"
+    return f"{type(error).__name__}: {reason}{' (--debug shows where)' * hint}", 1
+
+
 def first_line(error: BaseException) -> str:
     """Say an exception of a library in one line: the first of its message, or what it is where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

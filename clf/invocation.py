@@ -2,7 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,11 +11,14 @@ from typing import Any, NoReturn
 from yaml import YAMLError
 
 from clf import runs
-from clf.checkpoints import Facts, read_facts
+from clf.checkpoints import Facts, fingerprint, read_facts
 from clf.config import GROUPS, Composed, Layer, compose
 from clf.errors import UserError, did_you_mean
+from clf.processes import Processes
 from clf.runs import Run
 from clf.yamlfile import find_config, is_yaml_name, parse_yaml
+
+_Found = tuple[Run | None, Path | None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class _Words(argparse.ArgumentParser):
         raise UserError(re.sub(r"argument (?:-c/)?(--\w+): expected one argument", r"\1 needs a value", message))
 
 
-def understand(verb: str, words: Sequence[str]) -> Invocation:
+def understand(verb: str, words: Sequence[str], processes: Processes | None = None) -> Invocation:
     """Work out which configuration, run and checkpoint a command line means.
 
     Without ``--config`` the latest run (or the one that ``--run``, ``--name`` or ``--ckpt_path FILE`` points at) gives
@@ -63,6 +67,7 @@ def understand(verb: str, words: Sequence[str]) -> Invocation:
     Args:
         verb: One of the Trainer's verbs.
         words: What follows the verb.
+        processes: Who does the command; of several, the first one finds run and checkpoint for all.
     Raises:
         UserError: If something that is named does not exist or does not fit the verb.
     """
@@ -76,7 +81,8 @@ def understand(verb: str, words: Sequence[str]) -> Invocation:
     name = _first(known.name, given.get("name"), files[0].stem if files else None)
     run = checkpoint = None
     if not _asks_for_help(words):
-        run, checkpoint = _find(verb, choice, run=_first(known.run, given.get("run")), name=name)
+        asked_run = _first(known.run, given.get("run"))
+        run, checkpoint = _agree(processes, lambda: _find(verb, choice, run=asked_run, name=name))
         if verb == "fit" and run is not None and choice not in runs.CHOICES and name not in (None, run.name):
             run = None  # another experiment that starts from this checkpoint
         if verb == "fit" and run is None and not files:
@@ -129,6 +135,32 @@ def _find(verb: str, choice: str | None, *, run: str | None, name: str | None) -
             "start one with clf fit, or pick another with --run or --ckpt_path FILE"
         )
     return found, found.checkpoint(choice)
+
+
+def _agree(processes: Processes | None, find: Callable[[], _Found]) -> _Found:
+    """Have all processes use the run and the checkpoint that the first one finds.
+
+    Raises:
+        UserError: If this machine has not the same checkpoint under the same path.
+    """
+    if processes is None:
+        return find()
+
+    def found() -> list[str | None]:
+        run, checkpoint = find()
+        return [run and str(run.path), checkpoint and str(checkpoint), checkpoint and fingerprint(checkpoint)]
+
+    folder, file, mark = processes.agreed("found", found)
+    run, checkpoint = Run(Path(folder)) if folder else None, Path(file) if file else None
+    if checkpoint is not None and not processes.first:
+        here = fingerprint(checkpoint) if checkpoint.is_file() else None
+        if here != mark or (run is not None and not run.config.is_file()):
+            reason = "has not" if here is None else "has another" if here != mark else "lacks the config.yaml beside"
+            raise UserError(
+                f"{socket.gethostname()} {reason} {checkpoint}, from which the first process goes on; "
+                "share the folder of runs, or copy the run's directory to every machine"
+            )
+    return run, checkpoint
 
 
 def _find_run(run: str | None, name: str | None) -> Run | None:

@@ -35,16 +35,24 @@ class _Terminal(logging.StreamHandler[TextIO]):
 
 
 @contextmanager
-def logging_to_terminal(level: str = "info") -> Iterator[None]:
-    """Send messages to standard error while a command runs, and keep libraries to what matters."""
+def logging_to_terminal(level: str = "info", *, quiet: bool = False) -> Iterator[None]:
+    """Send messages to standard error while a command runs, and keep libraries to what matters.
+
+    Args:
+        level: See `set_level`.
+        quiet: Whether only errors are said, because another process says the rest.
+    """
     handler = _Terminal()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
+    handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     set_level(level)
     try:
         with warnings.catch_warnings():
             for message in _EXPECTED_WARNINGS:
                 warnings.filterwarnings("ignore", f"(?s).*{message}")
+            if quiet:
+                warnings.simplefilter("ignore")
             yield
     finally:
         log.removeHandler(handler)

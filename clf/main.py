@@ -4,10 +4,11 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, did_you_mean, said_of
 from clf.garbage import process_of_our_own, settled
 
 TRAINER_VERBS = {
@@ -25,7 +26,6 @@ PLAIN_VERBS = {
     "serve": "answer predictions of an exported model over HTTP, with a page",
     "configs": "list the shipped configs with their headers, or copy them",
 }
-_TOO_EARLY = "stopped by Ctrl-C before there was anything to save"
 HELP = """usage: clf VERB [--config FILE] [--key value ...]
 
 Train, check and use image classifiers from YAML.
@@ -73,18 +73,13 @@ def _run(words: list[str]) -> int:
         end_on_sigterm()
     try:
         return _dispatch([word for word in words if word != "--debug"])
-    except SystemExit as done:  # jsonargparse leaves this way once it has printed help or a configuration
-        if isinstance(done.__context__, KeyboardInterrupt):  # how Lightning leaves while it sets a run up
-            return _fail(_TOO_EARLY, code=130, debug=debug)
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
-    except KeyboardInterrupt:
-        return _fail(_TOO_EARLY, code=130, debug=debug)
-    except UserError as error:
-        return _fail(str(error), code=2, debug=debug)
-    except Exception as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        hint = "" if debug else " (--debug shows where)"
-        return _fail(f"{type(error).__name__}: {reason}{hint}", code=1, debug=debug)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        message, code = said_of(error, hint=not debug)
+        if debug and not isinstance(error, SystemExit):
+            traceback.print_exc()
+        if message:
+            print(f"clf: {message}", file=sys.stderr)
+        return code
 
 
 def end_on_sigterm() -> None:
@@ -111,7 +106,7 @@ def _dispatch(words: list[str]) -> int:
             settled()
             return predict_onnx.main(rest)
     if verb in TRAINER_VERBS:  # settled once everything is built
-        from clf.cli import run
+        from clf.verbs import run
 
         return run(verb, rest)
     settled()
@@ -157,12 +152,3 @@ def _report(rest: list[str]) -> int:
     except OSError as error:
         raise UserError(f"{run}/report.html cannot be written: {error.strerror}; make room for it") from error
     return 0
-
-
-def _fail(message: str, *, code: int, debug: bool) -> int:
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    print(f"clf: {message}", file=sys.stderr)
-    return code

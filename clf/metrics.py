@@ -18,7 +18,7 @@ from torchmetrics.classification import (
 Stage = Literal["val", "test"]
 
 
-_SUMMED: Final = ("loss", "correct", "images")
+_SUMMED: Final = ("loss", "weight", "correct", "images")
 
 
 class TrainingMetrics(nn.Module):
@@ -34,17 +34,22 @@ class TrainingMetrics(nn.Module):
         super().__init__()
         self.sums = _Sums(len(_SUMMED))
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: loss scalar, logits (N, C), labels (N,) or shares of the classes (N, C)."""
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> None:
+        """Add a batch: loss scalar, logits (N, C), labels (N,) or shares of the classes (N, C).
+
+        The batch's loss counts by ``weight``, what its mean was divided by; by default the number of images.
+        """
         guesses = logits.argmax(1)
         correct = (guesses == labels) if labels.ndim == 1 else labels.gather(1, guesses[:, None])
-        self.sums.update(torch.stack([loss.float() * len(labels), correct.sum().float(), _count(labels).float()]))
+        count = _count(labels).float()
+        weight = count if weight is None else weight.float()
+        self.sums.update(torch.stack([loss.float() * weight, weight, correct.sum().float(), count]))
 
     def compute(self) -> dict[str, Tensor]:
         """Compute and reset; keys as they are logged."""
-        loss, correct, images = self.sums.compute()
+        loss, weight, correct, images = self.sums.compute()
         self.reset()
-        return {"train/loss": loss / images, "train/acc_top1": correct / images}
+        return {"train/loss": loss / weight, "train/acc_top1": correct / images}
 
     def totals(self) -> dict[str, float]:
         """Sum up the epoch so far over all processes, each of which has to call this."""

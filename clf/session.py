@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import secrets
 from contextlib import suppress
 from enum import Enum
@@ -13,19 +12,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 
 from clf import logs, results, runs
 from clf.config import flatten
-from clf.errors import UserError
 from clf.invocation import Invocation
+from clf.processes import Place, Processes
 from clf.runs import Run
 
 log = logging.getLogger("clf")
-
-_RANK_ZERO_RUN = "CLF_RUN_DIRECTORY"
-"""Tells the processes that a distributed run starts which directory the first one reserved."""
 
 _ENDS_TRAINING = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "callbacks.early_stopping")
 
@@ -35,10 +30,12 @@ class Session:
 
     Args:
         invocation: What the command line means.
+        processes: Who does the command; by default this process alone.
     """
 
-    def __init__(self, invocation: Invocation) -> None:
+    def __init__(self, invocation: Invocation, processes: Processes | None = None) -> None:
         self.invocation = invocation
+        self.processes = processes or Processes(Place())
         self.run = invocation.run
         self.resumes = invocation.verb == "fit" and invocation.checkpoint is not None
         self._reserved: Run | None = None
@@ -47,33 +44,24 @@ class Session:
     def open(self) -> Run:
         """Take the directory that a fit works in: the resumed run's, or a new one; messages go to its ``log.txt``."""
         if self.run is None:
-            if getattr(rank_zero_only, "rank", 0) == 0:
-                self.run = self._reserved = runs.reserve(self.invocation.name)
-                os.environ[_RANK_ZERO_RUN] = str(self.run.path)
-            else:
-                self.run = Run(Path(self._directory_of_rank_zero()))
-        logs.also_to(self.run.path / "log.txt")
+            self.run = Run(Path(self.processes.agreed("directory", self._reserve)))
+        if self.processes.first:  # of several machines, the others may not have the directory
+            logs.also_to(self.run.path / "log.txt")
         return self.run
 
-    def _directory_of_rank_zero(self) -> str:
-        if _RANK_ZERO_RUN not in os.environ:
-            raise UserError(
-                "processes that torchrun or SLURM started cannot agree on a new run directory yet; start clf once "
-                "and let trainer.devices make the processes"
-            )
-        return os.environ[_RANK_ZERO_RUN]
+    def _reserve(self) -> str:
+        self._reserved = runs.reserve(self.invocation.name)
+        return str(self._reserved.path)
 
     def close(self) -> None:
         """Remove a directory that was reserved for a run that never began, and what was only scratch."""
         if self._scratch is not None:
             self._scratch.cleanup()
-        if self._reserved is not None:
-            os.environ.pop(_RANK_ZERO_RUN, None)
-            if not self._reserved.config.exists():
-                (self._reserved.path / "log.txt").unlink(missing_ok=True)
-                with suppress(OSError):
-                    self._reserved.path.rmdir()
-                    self._reserved.path.parent.rmdir()
+        if self._reserved is not None and not self._reserved.config.exists():
+            (self._reserved.path / "log.txt").unlink(missing_ok=True)
+            with suppress(OSError):
+                self._reserved.path.rmdir()
+                self._reserved.path.parent.rmdir()
 
     def scratch(self) -> Path:
         """Make a folder for what a command that is no run has to write; it goes when the command ends."""

@@ -1,7 +1,6 @@
 """The predictions callback under a real Trainer: which rows, in which file, of which epoch."""
 
 import csv
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -362,15 +361,6 @@ def test_other_processes_leave_the_files_to_the_first(tmp_path: Path, monkeypatc
     callback = Predictions(dirpath=str(tmp_path))
     trainer(tmp_path, callback).test(Toy(), ToyData(), verbose=False)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_several_processes_are_told_once_that_files_are_incomplete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(Trainer, "world_size", 4)
-    with caplog.at_level(logging.WARNING, "clf"):
-        Predictions(dirpath=str(tmp_path)).setup(trainer(tmp_path, Predictions()), Toy(), "predict")
-    assert "only the images of the first of 4 processes" in caplog.text
 
 
 def test_impossible_arguments_are_refused_before_anything_runs() -> None:

@@ -1,7 +1,5 @@
 """Epochs dealt into batches: the same for every worker count, shared fairly among ranks, and resumable."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +12,6 @@ from clf.data.sampling import (
     count_train_batches,
     epoch_order,
     eval_batches,
-    rank_share,
     train_batches,
 )
 
@@ -75,25 +72,26 @@ def test_skipping_leaves_the_tail_of_the_same_epoch(skip: int) -> None:
 
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 9), world_size=st.integers(1, 5), epoch=st.integers(0, 3))
 def test_ranks_share_an_epoch_fairly(count: int, batch_size: int, world_size: int, epoch: int) -> None:
-    order = epoch_order(count, seed=1, epoch=epoch)
-    shares = [rank_share(order, rank=rank, world_size=world_size).tolist() for rank in range(world_size)]
-    assert len({len(share) for share in shares}) == 1
-    seen = Counter(index for share in shares for index in share)
-    assert set(seen) == set(range(count))
-    assert sum(seen.values()) - count < world_size
+    size = {"batch_size": batch_size, "epoch": epoch}
+    dealt = [deal(count, rank=rank, world_size=world_size, **size) for rank in range(world_size)]
+    alone = deal(count, batch_size=batch_size * world_size, epoch=epoch)
+    steps = count_train_batches(count, batch_size=batch_size, world_size=world_size)
+    assert [len(batches) for batches in dealt] == [steps] * world_size
+    for step, batch in enumerate(alone):
+        shares = [[key for key in batches[step] if not key.filler] for batches in dealt]
+        assert sorted(key for share in shares for key in share) == sorted(batch)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(count=st.integers(1, 60), batch_size=st.integers(2, 9), world_size=st.integers(2, 5))
+def test_fillers_come_last_and_only_where_a_rank_has_too_few_samples_for_batch_normalisation(
+    count: int, batch_size: int, world_size: int
+) -> None:
     for rank in range(world_size):
-        batches = deal(count, batch_size=batch_size, rank=rank, world_size=world_size, epoch=epoch)
-        assert len(batches) == count_train_batches(count, batch_size=batch_size, world_size=world_size)
-        assert indices(batches) == shares[rank][: len(indices(batches))]
-        assert len(shares[rank]) - len(indices(batches)) <= 1
-
-
-def test_samples_that_come_twice_are_no_neighbours_of_their_copies_on_the_same_rank() -> None:
-    order = epoch_order(5, seed=1, epoch=0)
-    assert [rank_share(order, rank=rank, world_size=2).tolist() for rank in (0, 1)] == [
-        [order[0], order[2], order[4]],
-        [order[1], order[3], order[0]],
-    ]
+        for batch in deal(count, batch_size=batch_size, rank=rank, world_size=world_size):
+            fillers = [key.filler for key in batch]
+            assert fillers == sorted(fillers)
+            assert len(batch) == 2 if any(fillers) else len(batch) >= 2
 
 
 def test_a_sample_that_comes_again_in_an_epoch_is_another_key() -> None:

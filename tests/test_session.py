@@ -10,17 +10,11 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from clf import results, runs
 from clf.config import compose
-from clf.errors import UserError
 from clf.invocation import Invocation
 from clf.logs import logging_to_terminal
+from clf.processes import Processes, find_place
 from clf.runs import Run
 from clf.session import Session, changes, fill_placeholders
-
-
-@pytest.fixture(autouse=True)
-def _no_directory_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLF_RUN_DIRECTORY", "")  # so that it is put back, whatever a test leaves
-    monkeypatch.delenv("CLF_RUN_DIRECTORY")
 
 
 def session(run: Run | None = None, *, verb: str = "fit", checkpoint: str | None = None) -> Session:
@@ -87,27 +81,24 @@ def test_a_resumed_fit_works_in_the_run_s_own_directory(workdir: Path) -> None:
     assert [path.name for path in Path("runs/exp").iterdir()] == ["001"]
 
 
-def test_every_process_of_a_fit_finds_the_directory_of_the_first(
+def test_every_process_of_a_fit_works_in_the_directory_of_the_first(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # so that it is put back
     first = session()
     run = opened(first)
-    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
-    second = session()
-    assert opened(second) == run
-    second.close()
+    with first.processes.ending_together():
+        first.processes.call(local_size=2, size=2)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        second = Processes(find_place())
+        second.meet()
+        assert second.place.who == "rank 1 of 2"
+        with second.ending_together():
+            other = Session(first.invocation, second)
+            assert opened(other) == run
+            other.close()
     assert run.path.exists()
-    first.close()
-    assert not [name for name in os.environ if name.startswith("CLF_RUN")]
-
-
-def test_a_process_that_cannot_know_the_directory_says_what_to_do(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
-    with pytest.raises(UserError, match=r"start clf once and let trainer\.devices make the processes"):
-        opened(session())
-    assert not Path("runs").exists()
+    assert not [name for name in os.environ if name.startswith("CLF_")]
 
 
 def test_predictions_of_a_checkpoint_without_a_run_go_to_the_working_folder(workdir: Path) -> None:

@@ -43,12 +43,12 @@ def main(argv: Sequence[str]) -> int:
     """
     asked, *words = argv
     clock = Clock(float(asked))
-    from clf import cli
+    from clf import verbs
 
     clock.end("imports")
-    setattr(cli, "CLI", _timed(clock))  # noqa: B010 - a class is no variable
+    setattr(verbs, "CLI", _timed(clock))  # noqa: B010 - a class is no variable
     try:
-        return cli.run("fit", [*words, "--trainer.fast_dev_run", "1"])
+        return verbs.run("fit", [*words, "--trainer.fast_dev_run", "1"])
     except UserError as error:
         print(f"clf: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -97,6 +98,14 @@ class EMA(WeightAveraging):
         if self._updates > 0:
             super()._swap_models(pl_module)
             self._swapped = not self._swapped
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the average; of several processes, each has averaged the statistics of its own images."""
+        if self._average_model is not None and trainer.world_size > 1:
+            for buffer in self._average.module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        super().on_validation_epoch_start(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,11 +1,10 @@
 """Per-image predictions of the passes that run anyway, kept as files; the network never runs again for them."""
 
-import logging
 from pathlib import Path
 from typing import Any, cast
 
+import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from clf.classifier import Classifier
@@ -14,8 +13,6 @@ from clf.errors import UserError
 from clf.evaluation import Evaluation
 from clf.predictions import NOT_FINITE, Prediction, PredictionWriter, Ranked, check_suffix, rank
 from clf.statistics import Proportion
-
-log = logging.getLogger("clf")
 
 _ROWS_AT_ONCE = 4096
 
@@ -101,7 +98,7 @@ class Predictions(Callback):
         found |= {index: ((), message) for index, message in batch.get("errors", [])}
         rows = [
             Prediction(self._samples[index].path, labels, self._samples[index].label, error)
-            for index, (labels, error) in sorted(found.items())
+            for index, (labels, error) in sorted(_of_all_processes(found).items())
         ]
         self._count(rows)
         if self._writer is not None:
@@ -119,11 +116,6 @@ class Predictions(Callback):
             self._writer.abort()
             self._writer = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say once what several processes cost here."""
-        if stage == TrainerFn.PREDICTING and trainer.world_size > 1 and trainer.is_global_zero:
-            log.warning("predictions: only the images of the first of %d processes are written", trainer.world_size)
-
     def _path(self, name: str) -> Path | None:
         return None if self.dirpath is None else Path(self.dirpath) / name
 
@@ -133,6 +125,16 @@ class Predictions(Callback):
         self.errors += sum(bool(row.error) for row in rows)
         self.labelled += len(known)
         self.correct += sum(row.label == row.true for row in known)
+
+
+def _of_all_processes(found: dict[int, tuple[Ranked, str]]) -> dict[int, tuple[Ranked, str]]:
+    """Bring a batch of all processes to the first one: together they are the next images in a row."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return found
+    first = torch.distributed.get_rank() == 0
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.gather_object(found, everyone if first else None, dst=0)
+    return {index: row for one in everyone if one for index, row in one.items()}
 
 
 def _error(labels: Ranked) -> str:

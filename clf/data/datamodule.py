@@ -6,8 +6,6 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
 from clf.data.cache import Wanted, Where, keep
@@ -16,14 +14,12 @@ from clf.data.catalogue import STAGE_SPLITS, Catalogue
 from clf.data.exclusion import Exclusion
 from clf.data.inputs import find_inputs
 from clf.data.loading import (
-    Batch,
     Images,
     Loader,
     LoaderSettings,
     Pixels,
     eval_tensor,
     fit_to_machine,
-    to_device,
     train_tensor,
 )
 from clf.data.roots import Layout, folder_of, open_roots, require_one
@@ -33,15 +29,16 @@ from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoc
 from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import RowKeys
 from clf.data.train_only import TrainOnly, Value
+from clf.data.transfer import BatchTransfer
 from clf.errors import UserError
-from clf.preprocess import Preprocessing, UnreadableImage
+from clf.preprocess import Preprocessing
 from clf.recipes import Recipe
-from clf.transforms import TrainTransform, normalised
+from clf.transforms import TrainTransform
 
 log = logging.getLogger("clf")
 
 
-class ImageData(LightningDataModule):
+class ImageData(BatchTransfer):
     """Images with their labels: a folder on disk, a source of one's own, or rendered jersey numbers.
 
     Args:
@@ -147,6 +144,7 @@ class ImageData(LightningDataModule):
         self._bound_classes: list[str] | None = None
         self._preprocessing: Preprocessing | None = None
         self._said: set[str] = set()
+        self._before: dict[str, int] = {}  # how the run that is resumed dealt an epoch out
 
     # What there is.
 
@@ -262,18 +260,19 @@ class ImageData(LightningDataModule):
         where, shortest, folder = self._cache_settings
         if where == "none":
             return None
-        wanted = Wanted(self.samples("train").paths, where, shortest or min(self._bound_preprocessing.resized), folder)
+        wanted = Wanted(self.samples("train").paths, where, shortest or min(self.bound_preprocessing.resized), folder)
         return keep(wanted, say=lambda line: self._say([line]))
 
     def train_dataloader(self) -> Loader:
         """Batches of ``images`` and ``labels``, shuffled and augmented by seed and epoch, from where the trainer is."""
-        transform = TrainTransform(self.augment, preprocessing=self._bound_preprocessing)
+        transform = TrainTransform(self.augment, preprocessing=self.bound_preprocessing)
         pixels = partial(train_tensor, transform=transform, seed=self.seed)
         place = {"batch_size": self.batch_size, "world_size": self._world_size}
         count = len(self.samples("train")) if self.sampler is None else self.sampler.count(self._train_labels)
 
         def plan() -> Iterator[list[Key]]:
             epoch, skip = self._progress()
+            self._require_same_steps(skip)
             return train_batches(self._train_order(epoch), epoch=epoch, skip=skip, rank=self._rank, **place)
 
         images = self._images(self.samples("train"), pixels=pixels, with_index=False, cache=self._cache)
@@ -308,33 +307,11 @@ class ImageData(LightningDataModule):
         """Batches as in validation; without ``labels`` where one is not known, with ``errors`` where a file is bad."""
         return self._eval_loader(self.predict_samples)
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Stop at a file that cannot be read, but for prediction, where it becomes a row with its error.
-
-        Raises:
-            UnreadableImage: With the file's path and the reason.
-        """
-        if "errors" in batch and not (self.trainer and self.trainer.predicting):
-            (_, message), *others = batch["errors"]
-            raise UnreadableImage(message + (f" (and {len(others)} more in this batch)" if others else ""))
-        return batch
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move tensors; Lightning's own looks for them in every object of every batch."""
-        return to_device(batch, device)
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise training's 8-bit images where they are used: they travel in a quarter of the time and memory."""
-        if batch["images"].dtype == torch.uint8:
-            images = normalised(batch["images"], self._bound_preprocessing)
-            # The trainer converts what is float before it gets here.
-            batch["images"] = self.trainer.precision_plugin.convert_input(images) if self.trainer else images
-        return batch
-
     # How it is made.
 
     @property
-    def _bound_preprocessing(self) -> Preprocessing:
+    def bound_preprocessing(self) -> Preprocessing:
+        """What the model expects, once there is one."""
         assert self._preprocessing is not None, "bind() comes before batches"
         return self._preprocessing
 
@@ -354,8 +331,27 @@ class ImageData(LightningDataModule):
         epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
         return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
+    def state_dict(self) -> dict[str, int]:
+        """Remember how an epoch is dealt out: the rest of one cannot be dealt otherwise."""
+        return {"processes": self._world_size, "images_per_step": self._world_size * self.batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Say where a run goes on in another number of processes."""
+        self._before = state_dict
+        if (before := state_dict["processes"]) != self._world_size and self._rank == 0:
+            log.warning("trained by %d processes until now, from here on by %d", before, self._world_size)
+
+    def _require_same_steps(self, skip: int) -> None:
+        here = self._world_size * self.batch_size
+        if skip and (there := self._before.get("images_per_step", here)) != here:
+            raise UserError(
+                f"the checkpoint lies within an epoch of {there} images a step, and now a step has {here} "
+                f"({self._world_size} processes with data.batch_size={self.batch_size}); keep their product until the "
+                "epoch is done, or go on from an epoch that was kept: --ckpt_path FILE"
+            )
+
     def _eval_loader(self, samples: Samples) -> Loader:
-        pixels = partial(eval_tensor, preprocessing=self._bound_preprocessing)
+        pixels = partial(eval_tensor, preprocessing=self.bound_preprocessing)
         place = {"batch_size": self.batch_size, "world_size": self._world_size}
         images = self._images(samples, pixels=pixels, with_index=True)
         plan = partial(eval_batches, len(samples), rank=self._rank, **place)
@@ -372,7 +368,7 @@ class ImageData(LightningDataModule):
             samples.paths,
             labels=labels if len(labels) == len(samples) else None,
             pixels=pixels,
-            size=self._bound_preprocessing.size,
+            size=self.bound_preprocessing.size,
             with_index=with_index,
             cache=cache,
         )

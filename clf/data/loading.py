@@ -40,6 +40,7 @@ class Loaded:
     index: int
     image: Tensor | None
     error: str = ""
+    filler: bool = False
 
 
 class Images(Dataset[Loaded]):
@@ -78,7 +79,7 @@ class Images(Dataset[Loaded]):
         index, path = key.index, self._paths[key.index]
         kept = None if self._cache is None else self._cache[index]
         try:
-            return Loaded(index, self._pixels(path if kept is None else kept, key))
+            return Loaded(index, self._pixels(path if kept is None else kept, key), filler=key.filler)
         except UnreadableImage as error:
             return Loaded(index, None, str(error))
         except UserError as error:  # of the augmentation, which does not know the path
@@ -89,8 +90,8 @@ class Images(Dataset[Loaded]):
 
         Returns:
             ``images`` (N, 3, H, W), stored as (N, H, W, 3) if they are uint8; ``labels`` int64 (N,) where they are
-            known, ``index`` int64 (N,) if asked for, and ``errors``, a list of (index, message), if there are any; N
-            counts only what could be read.
+            known, ``index`` int64 (N,) if asked for, ``errors``, a list of (index, message), if there are any, and
+            ``fillers``, how many of the last images count for nothing, if any do; N counts only what could be read.
         """
         good = [item for item in loaded if item.image is not None]
         images = [item.image for item in good if item.image is not None]
@@ -102,6 +103,8 @@ class Images(Dataset[Loaded]):
             batch["index"] = index
         if errors := [(item.index, item.error) for item in loaded if item.image is None]:
             batch["errors"] = errors
+        if fillers := sum(item.filler for item in good):
+            batch["fillers"] = fillers
         return batch
 
 

@@ -16,11 +16,13 @@ class Key:
         epoch: Number of the epoch.
         index: Which sample.
         repeat: How often it came before in this epoch: each time it is augmented anew.
+        filler: Whether it only keeps its process busy, and counts for nothing.
     """
 
     epoch: int
     index: int
     repeat: int = 0
+    filler: bool = False
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -44,33 +46,23 @@ def random_bits(count: int, *, seed: int, epoch: int) -> NDArray[np.uint64]:
     return np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(count)
 
 
-def rank_share(order: NDArray[np.int64], *, rank: int, world_size: int) -> NDArray[np.int64]:
-    """One process's part of an epoch; all parts are equally long, for which the first samples may come twice.
-
-    Args:
-        order: The epoch's order, int64 (N,).
-        rank: This process, from 0.
-        world_size: Number of processes.
-    Returns:
-        int64 (ceil(N / world_size),).
-    """
-    return np.resize(order, math.ceil(len(order) / world_size) * world_size)[rank::world_size]
-
-
 def count_train_batches(count: int, *, batch_size: int, world_size: int) -> int:
-    """Count one process's batches of an epoch.
+    """Count the batches of an epoch, as many as one process had with all their images in a batch.
 
     The last batch may be short, but not a single sample: batch normalisation could not take it. Where it would be one,
     that sample is left out of the epoch, and the shuffle sees to it that it is another one each time.
     """
-    full, rest = divmod(math.ceil(count / world_size), batch_size)
+    full, rest = divmod(count, batch_size * world_size)
     return full + (rest > 1 or full == 0)
 
 
 def train_batches(
     order: NDArray[np.int64], *, batch_size: int, epoch: int, rank: int = 0, world_size: int = 1, skip: int = 0
 ) -> Iterator[list[Key]]:
-    """Deal an epoch into batches.
+    """Deal an epoch into batches: all processes together see in each step what one would see in a larger batch.
+
+    Where the last of them has less than two samples for a process, fillers are added: batch normalisation could take
+    no less.
 
     Args:
         order: Indices of the epoch's samples over all processes, int64 (N,).
@@ -80,13 +72,15 @@ def train_batches(
         world_size: Number of processes.
         skip: Batches already done: they are left out, and the others are as if they had not been.
     Yields:
-        The keys of a batch.
+        The keys of a batch, fillers last.
     """
-    place = {"rank": rank, "world_size": world_size}
-    share, repeats = rank_share(order, **place), rank_share(count_repeats(order), **place)
+    repeats, together = count_repeats(order), batch_size * world_size
+    least = min(2, batch_size) if world_size > 1 else 1
     for batch in range(skip, count_train_batches(len(order), batch_size=batch_size, world_size=world_size)):
-        part = slice(batch * batch_size, (batch + 1) * batch_size)
-        yield [Key(epoch, *pair) for pair in zip(share[part].tolist(), repeats[part].tolist(), strict=True)]
+        share = slice(batch * together + rank, (batch + 1) * together, world_size)
+        keys = [Key(epoch, *pair) for pair in zip(order[share].tolist(), repeats[share].tolist(), strict=True)]
+        fillers = np.resize(order, max(0, least - len(keys)))
+        yield [*keys, *(Key(epoch, index, filler=True) for index in fillers.tolist())]
 
 
 def count_repeats(order: NDArray[np.int64]) -> NDArray[np.int64]:
