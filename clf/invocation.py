@@ -148,7 +148,8 @@ def _agree(processes: Processes | None, find: Callable[[], _Found]) -> _Found:
 
     def found() -> list[str | None]:
         run, checkpoint = find()
-        return [run and str(run.path), checkpoint and str(checkpoint), checkpoint and fingerprint(checkpoint)]
+        path, mark = (str(checkpoint), fingerprint(checkpoint)) if checkpoint else (None, None)
+        return [str(run.path) if run else None, path, mark]
 
     folder, file, mark = processes.agreed("found", found)
     run, checkpoint = Run(Path(folder)) if folder else None, Path(file) if file else None

@@ -35,11 +35,12 @@ class Lifeline:
     A process may wait for another one for ever, e.g. inside NCCL, and then nothing but the end of the process helps.
 
     Args:
+        said: Called, in another thread, with a reason that came from another process, as soon as it is heard.
         forced: Called in another thread before a process is ended that did not end by itself.
     """
 
-    def __init__(self, forced: Callable[[Cause], object]) -> None:
-        self._forced = forced
+    def __init__(self, *, said: Callable[[Cause], object], forced: Callable[[], object]) -> None:
+        self._said, self._forced = said, forced
         self._cause: Cause | None = None
         self._mutex = threading.Lock()
         self._heard, self._leaving = threading.Event(), threading.Event()
@@ -50,6 +51,8 @@ class Lifeline:
             if self._cause is not None or self._leaving.is_set():
                 return
             self._cause = cause
+        with suppress(Exception):
+            self._said(cause)
         self._heard.set()
         threading.Thread(target=self._insist, daemon=True).start()
 
@@ -74,7 +77,7 @@ class Lifeline:
         assert self._cause is not None
         if not self._leaving.wait(_GRACE_SECONDS):
             with suppress(Exception):
-                self._forced(self._cause)
+                self._forced()
         else:
             time.sleep(2 * _GRACE_SECONDS)  # libraries may wait for the dead while the interpreter ends, too
         sys.stderr.flush()
@@ -86,14 +89,19 @@ class First(Lifeline):
 
     Args:
         host: Where the others reach this one.
+        patience: Seconds to wait before a process counts as killed: whoever started it may know more.
+        said: See `Lifeline`.
         forced: See `Lifeline`.
 
     Attributes:
         address: What the others need to know.
     """
 
-    def __init__(self, host: str, forced: Callable[[Cause], object]) -> None:
-        super().__init__(forced)
+    def __init__(
+        self, host: str, *, patience: float, said: Callable[[Cause], object], forced: Callable[[], object]
+    ) -> None:
+        super().__init__(said=said, forced=forced)
+        self._patience = patience
         self._token = secrets.token_hex(16)
         self._others: list[socket.socket] = []
         if host == "127.0.0.1":
@@ -147,7 +155,7 @@ class First(Lifeline):
                 _send(connection, asdict(self._cause))
             last, who = _read(lines), hello["who"]
             if not last:
-                self._heard.wait(1.0)  # whoever started it may know more
+                self._heard.wait(self._patience)
                 self.hear(Cause(f"{who} was killed, perhaps because memory ran out", 1))
             elif last["message"]:
                 self.hear(Cause(f"{who}: {last['message']}", last["code"]))
@@ -159,13 +167,16 @@ class Other(Lifeline):
     Args:
         address: Of the first one.
         who: What the user is to call this process.
+        said: See `Lifeline`.
         forced: See `Lifeline`.
     Raises:
         OSError: If the first process cannot be reached.
     """
 
-    def __init__(self, address: str, *, who: str, forced: Callable[[Cause], object]) -> None:
-        super().__init__(forced)
+    def __init__(
+        self, address: str, *, who: str, said: Callable[[Cause], object], forced: Callable[[], object]
+    ) -> None:
+        super().__init__(said=said, forced=forced)
         host, port, token = json.loads(address)
         self._socket = socket.create_connection((host, port), timeout=60)
         self._socket.settimeout(None)

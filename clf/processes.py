@@ -16,11 +16,13 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from torch.distributed import DistError, PrefixStore, Store, TCPStore
+from torch.distributed import DistError
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from clf.errors import Ended, UserError, said_of
 from clf.lifeline import Cause, First, Lifeline, Other
@@ -67,11 +69,9 @@ def find_place() -> Place:
     """Read from the environment which of the processes this one is."""
     env = os.environ
     if TorchElasticEnvironment.detect():
-        ranks = (int(env[name]) for name in ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE"))
-        return Place(*ranks, "torchrun")
+        return _place("torchrun", "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE")
     if SLURMEnvironment.detect() and int(env["SLURM_NTASKS"]) > 1:
-        ranks = (int(env[name]) for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"))
-        return Place(*ranks, "srun")
+        return _place("srun", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS")
     if _CALLED in env:
         called = json.loads(env[_CALLED])
         local = int(env["LOCAL_RANK"])
@@ -80,6 +80,11 @@ def find_place() -> Place:
         node = int(env["NODE_RANK"])
         return Place(rank=node, node=node, size=0)  # the rank is a guess, but for the first
     return Place()
+
+
+def _place(starter: str, *names: str) -> Place:
+    rank, local_rank, node, size = (int(os.environ[name]) for name in names)
+    return Place(rank, local_rank, node, size, starter)
 
 
 class Processes:
@@ -116,7 +121,8 @@ class Processes:
         Raises:
             UserError: If the first process cannot be reached.
         """
-        rank_zero_only.rank = self.place.rank  # until a Trainer knows better, Lightning takes it from LOCAL_RANK
+        # Until a Trainer knows better, Lightning takes it from LOCAL_RANK.
+        setattr(rank_zero_only, "rank", self.place.rank)  # noqa: B010 - Lightning hangs it on a function
         try:
             if _CALLED in os.environ and not self.external:
                 called = json.loads(os.environ[_CALLED])
@@ -125,7 +131,8 @@ class Processes:
             elif self.external or not self.place.size:
                 self._store = _open_store(first=self.first)
                 if self.first:
-                    self.line = First(os.environ["MASTER_ADDR"], self._forced)
+                    patience = 0.0 if self.external else 1.0
+                    self.line = First(os.environ["MASTER_ADDR"], patience=patience, said=self._say, forced=self._forced)
                     self._store.set("address", self.line.address)
                 else:
                     self.line = self._line_to(self._store.get("address").decode())
@@ -137,7 +144,7 @@ class Processes:
             ) from error
 
     def _line_to(self, address: str) -> Other:
-        return Other(address, who=self.place.who, forced=self._forced)
+        return Other(address, who=self.place.who, said=self._say, forced=self._forced)
 
     def agreed(self, name: str, decide: Callable[[], Value]) -> Value:
         """Have the first process decide something, for all.
@@ -180,7 +187,7 @@ class Processes:
     def call(self, *, local_size: int, size: int) -> None:
         """Prepare for processes that this one is about to start: they inherit what they need to know."""
         if self.line is None:
-            self.line = First("127.0.0.1", self._forced)
+            self.line = First("127.0.0.1", patience=1.0, said=self._say, forced=self._forced)
         if isinstance(self.line, First):
             self.address = self.line.address
         elif self._store is not None:
@@ -221,17 +228,15 @@ class Processes:
             raise Ended(own.message if self.place.local_rank == 0 else "", own.code) from error  # the first speaks
         elif heard is not None:
             self._end_children()
-            raise Ended(heard.message if self._speaks else "", heard.code) from error
+            raise Ended("", heard.code) from error
 
-    @property
-    def _speaks(self) -> bool:
-        """Whether this is the one of its machine that says why all end."""
+    def _say(self, cause: Cause) -> None:
+        """Say why all end, once on each machine."""
         orphaned = getattr(self.line, "orphaned", False)
-        return self.place.local_rank == 0 or (orphaned and self.place.rank == 1)
-
-    def _forced(self, cause: Cause) -> None:
-        if self._speaks and cause.message:
+        if cause.message and (self.place.local_rank == 0 or (orphaned and self.place.rank == 1)):
             print(f"clf: {cause.message}", file=sys.stderr)
+
+    def _forced(self) -> None:
         self.tidy()
         self._end_children(seconds=0)
 
@@ -270,6 +275,8 @@ class Launcher(_SubprocessScriptLauncher):
 
     def kill(self, signum: Any) -> None:
         """Send a signal to those that live."""
+        if signum == signal.SIGKILL and self._processes.line is not None:  # so Lightning answers Ctrl-C
+            self._processes.line.leave(Cause(*said_of(KeyboardInterrupt())))
         for child in self._processes.children:
             child.send_signal(signum)
 
@@ -327,7 +334,7 @@ def _open_store(*, first: bool) -> Store:
     if "MASTER_PORT" not in os.environ:
         raise UserError("NODE_RANK and MASTER_ADDR are set, but not MASTER_PORT; give the same free port everywhere")
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(
+    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=first and not agents,

@@ -14,13 +14,12 @@ ROOT = Path(__file__).parent.parent
 FIRST = """
 import sys, time
 from clf.lifeline import Cause, First
-first = First("127.0.0.1", lambda cause: print("forced to end", flush=True))
+first = First("127.0.0.1", patience=0.1, said=lambda cause: print(cause.message, flush=True), forced=lambda: None)
 print(first.address, flush=True)
 if sys.argv[1:] == ["die"]:
     sys.stdin.readline()
     import os; os._exit(9)
 cause = first.cause(30)
-print(cause.message if cause else "nothing", flush=True)
 first.leave(Cause("", cause.code if cause else 0))
 sys.exit(cause.code if cause else 0)
 """
@@ -28,7 +27,8 @@ OTHER = """
 import os, sys, time
 from clf.lifeline import Cause, Other
 address, who, how = sys.argv[1:]
-line = Other(address, who=who, forced=lambda cause: print("forced to end:", cause.message, flush=True))
+say = lambda cause: print(cause.message, flush=True)
+line = Other(address, who=who, said=say, forced=lambda: print("forced to end", flush=True))
 print("there", flush=True)
 sys.stdin.readline()
 if how == "fails": line.leave(Cause("the disk is full", 2)); sys.exit(2)
@@ -96,7 +96,7 @@ def test_all_end_for_the_reason_of_the_one_that_failed(started: Started, how: st
     assert first.wait(30) == code
     assert following.wait(30) == 0
     assert stuck.wait(30) == code
-    assert read(stuck) == f"forced to end: {message}"
+    assert [read(stuck), read(stuck)] == [message, "forced to end"]
 
 
 def test_all_end_when_the_first_process_dies(started: Started) -> None:
@@ -105,7 +105,7 @@ def test_all_end_when_the_first_process_dies(started: Started) -> None:
     go(stuck)
     go(started.all[0])
     assert stuck.wait(30) == 1
-    assert read(stuck).startswith("forced to end: the first process is gone")
+    assert read(stuck).startswith("the first process is gone")
 
 
 def test_whoever_is_done_may_go(started: Started) -> None:

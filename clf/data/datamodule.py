@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 
 from clf.data.cache import Wanted, Where, keep
@@ -338,7 +339,8 @@ class ImageData(BatchTransfer):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Say where a run goes on in another number of processes."""
         self._before = state_dict
-        if (before := state_dict["processes"]) != self._world_size and self._rank == 0:
+        before, fits = state_dict["processes"], self.trainer and self.trainer.state.fn == TrainerFn.FITTING
+        if fits and before != self._world_size and self._rank == 0:
             log.warning("trained by %d processes until now, from here on by %d", before, self._world_size)
 
     def _require_same_steps(self, skip: int) -> None:
