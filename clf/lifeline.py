@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 _GRACE_SECONDS: Final = 5.0  # What a process that heard a reason gets to end by itself, and again to tidy up.
+_CTRL_C: Final = 130
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # a host without power says no goodbye
 
 
@@ -158,6 +159,8 @@ class First(Lifeline):
                 self._heard.wait(self._patience)
                 self.hear(Cause(f"{who} was killed, perhaps because memory ran out", 1))
             elif last["message"]:
+                if last["code"] == _CTRL_C:
+                    self._leaving.wait(2 * self._patience)  # it reaches all, and this one has its own words for it
                 self.hear(Cause(f"{who}: {last['message']}", last["code"]))
 
 

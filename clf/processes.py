@@ -269,7 +269,10 @@ class Launcher(_SubprocessScriptLauncher):
     def _call_children_scripts(self) -> None:
         ours, count = self._processes, self.num_processes
         ours.call(local_size=count, size=count * self.num_nodes)
+        numbered = "NODE_RANK" in os.environ
         super()._call_children_scripts()
+        if not numbered:
+            os.environ.pop("NODE_RANK")  # the next command in this process must not take itself for one of several
         ours.children, self.procs = self.procs, []  # an observer without children looks at nothing
         threading.Thread(target=self._watch, daemon=True).start()
 

@@ -33,6 +33,8 @@ def run(verb: str, words: Sequence[str]) -> int:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # a class_path may name a file in the working folder
     processes = Processes(find_place())
+    if verb == "export" and processes.external:
+        raise UserError(f"clf export is the work of one process; leave out {processes.place.starter}")
     with logs.logging_to_terminal(quiet=not processes.first):
         processes.meet()
         try:

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from clf.errors import UserError, did_you_mean
 from clf.files import sync
+from clf.processes import from_first
 from clf.runs import BEST, LAST
 
 log = logging.getLogger("clf")
@@ -261,7 +262,8 @@ class Checkpoint(ModelCheckpoint):
             before = f"{state_dict['mode']} {state_dict['monitor']}"
             log.warning("the best epochs were judged by %s, now by %s %s: start anew", before, self.mode, self.monitor)
             return
-        if state_dict["best_model_path"] and not (self.folder / BEST).exists():
+        # Of several machines, the others need not have the files.
+        if state_dict["best_model_path"] and not from_first((self.folder / BEST).exists()):
             log.warning("%s has no %s: the best epochs of the resumed run lie elsewhere; start anew", self.folder, BEST)
             return
 
