@@ -136,12 +136,21 @@ class Processes:
                     self._store.set("address", self.line.address)
                 else:
                     self.line = self._line_to(self._store.get("address").decode())
+                if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+                    self._meet_elsewhere()
         except (OSError, DistError) as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise UserError(
                 f"{self.place.who} cannot reach the first process at {where}; "
                 "it may have failed before, or MASTER_ADDR and MASTER_PORT are not the same everywhere"
             ) from error
+
+    def _meet_elsewhere(self) -> None:
+        """Have the process group meet in a new store: in torch 2.14, torchrun's still says where the dead were."""
+        if self.first:
+            self._new_store = _tcp_store(port=0, serves=True)
+        os.environ["MASTER_PORT"] = str(self.agreed("port", lambda: self._new_store.port))
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
     def _line_to(self, address: str) -> Other:
         return Other(address, who=self.place.who, said=self._say, forced=self._forced)
@@ -337,15 +346,19 @@ def _open_store(*, first: bool) -> Store:
     if "MASTER_PORT" not in os.environ:
         raise UserError("NODE_RANK and MASTER_ADDR are set, but not MASTER_PORT; give the same free port everywhere")
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+    store = _tcp_store(port=int(os.environ["MASTER_PORT"]), serves=first and not agents)
+    return PrefixStore(f"clf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _tcp_store(*, port: int, serves: bool) -> Any:
+    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=first and not agents,
+        port,
+        is_master=serves,
         timeout=_PATIENCE,
         wait_for_workers=False,
         multi_tenant=True,  # the process group opens it again
     )
-    return PrefixStore(f"clf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _is_consequence(error: BaseException) -> bool:

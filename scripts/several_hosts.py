@@ -44,7 +44,7 @@ class Fate(Callback):
         if how and trainer.global_rank == int(rank) and trainer.global_step == 2:
             with open("died", "w") as file:
                 file.write(str(time.time()))
-            if how == "raise":
+            if how == "raise" or (how == "once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"):
                 raise ValueError("a bug")
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -119,6 +119,13 @@ def torchrun(node: int, words: list[str]) -> tuple[list[str], dict[str, str]]:
         "29500",
     ]
     return [*command, "-m", "clf", *words], {}
+
+
+def torchrun_again(node: int, words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Start one process on each host by torchrun, and again if one dies."""
+    command, facts = torchrun(node, words)
+    at = command.index("--nnodes")
+    return [*command[:at], "--max_restarts", "1", *command[at:]], facts
 
 
 def srun(node: int, words: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -260,6 +267,15 @@ def first_killed(work: Path) -> None:
     _dies(work, "kill:0", "the first process is gone", within=20, speaker=1)
 
 
+def restarted(work: Path) -> None:
+    """An exception on the second host, and torchrun starts both again: they go on from last.ckpt."""
+    folder = disk(work)
+    ended = both((folder, folder), torchrun_again, "--ckpt_path", "auto", fate="once:1")
+    expect("ValueError: a bug" in " ".join(ended[0].lines), "the reason of the restart is said", ended)
+    expect("fit runs/plain/001/checkpoints/last.ckpt" in ended[0].said, "the run goes on", ended)
+    _trained(folder, ended)
+
+
 def cable_cut(work: Path) -> None:
     """The cable is pulled: after some thirty seconds of silence both end."""
     _dies(work, "cut:1", "rank 1 of 2 on ", within=90)
@@ -267,7 +283,7 @@ def cable_cut(work: Path) -> None:
 
 SCENARIOS = (
     *(shared_disk, own_disks, slurm, four_processes, other_data),
-    *(killed, failed, first_killed, cable_cut),
+    *(killed, failed, first_killed, restarted, cable_cut),
 )
 
 

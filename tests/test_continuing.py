@@ -35,6 +35,19 @@ def test_an_extended_run_that_is_interrupted_goes_on(folder: Path) -> None:
     assert metrics()["finished"]["epochs"] == 3
 
 
+def test_the_rest_of_an_epoch_cannot_be_dealt_in_other_steps(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stop = '{"class_path": "stopper.Stop", "init_args": {"step": 2}}'
+    assert main([*FIT, "--trainer.max_epochs", "1", "--callbacks.stop", stop]) == 143
+    go_on = ["fit", "--ckpt_path", "last", "--callbacks.stop", "null"]
+    assert main([*go_on, "--data.batch_size", "2"]) == 2
+    assert (
+        "the checkpoint lies within an epoch of 4 images a step, and now a step has 2 (1 proc"
+        in capsys.readouterr().err
+    )
+    assert main(go_on) == 0
+    assert main([*go_on, "--data.batch_size", "2", "--trainer.max_epochs", "2"]) == 0  # between epochs it may
+
+
 def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path) -> None:
     assert main([*FIT, "--trainer.max_epochs", "2"]) == 0
     before = snapshot("runs/tiny/001")

@@ -33,12 +33,20 @@ callbacks: {{{QUIET}, early_stopping: null}}
 # Without batch normalisation, whose statistics are of one process's images.
 NETWORK = """
 import os, signal
+import torch.distributed as dist
 from lightning.pytorch import Callback
 from torch import nn
 
 class Plain(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, num_classes))
+
+class SameAverage(Callback):
+    def on_validation_batch_start(self, trainer, pl_module, *_):
+        everyone = [None, None]
+        dist.all_gather_object(everyone, [buffer.tolist() for buffer in pl_module.network.buffers()])
+        if everyone[0] != everyone[1]:
+            raise ValueError("the processes score different averages")
 
 class Dies(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -55,7 +63,7 @@ model:
   mixing: {class_path: clf.mixing.Mixing}
 data: {root: images, augment: light, sampler: balanced, batch_size: 2, num_workers: 0, cache: disk, cache_dir: cache}
 trainer: {accelerator: cpu, max_epochs: 2, num_sanity_val_steps: 0, log_every_n_steps: 1}
-callbacks.ema: {}
+callbacks: {ema: {}, same: {class_path: plain_network.SameAverage}}
 """
 
 
