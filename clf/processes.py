@@ -363,7 +363,7 @@ def _tcp_store(*, port: int, serves: bool) -> Any:
 
 def _is_consequence(error: BaseException) -> bool:
     """Whether an error says no more than that another process is gone."""
-    words = ("gloo", "nccl", "connection", "store")
+    words = ("gloo", "nccl")
     return isinstance(error, DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )

@@ -145,7 +145,6 @@ class ImageData(BatchTransfer):
         self._bound_classes: list[str] | None = None
         self._preprocessing: Preprocessing | None = None
         self._said: set[str] = set()
-        self._before: dict[str, int] = {}  # how the run that is resumed dealt an epoch out
 
     # What there is.
 
@@ -273,7 +272,6 @@ class ImageData(BatchTransfer):
 
         def plan() -> Iterator[list[Key]]:
             epoch, skip = self._progress()
-            self._require_same_steps(skip)
             return train_batches(self._train_order(epoch), epoch=epoch, skip=skip, rank=self._rank, **place)
 
         images = self._images(self.samples("train"), pixels=pixels, with_index=False, cache=self._cache)
@@ -333,23 +331,24 @@ class ImageData(BatchTransfer):
         return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def state_dict(self) -> dict[str, int]:
-        """Remember how an epoch is dealt out: the rest of one cannot be dealt otherwise."""
-        return {"processes": self._world_size, "images_per_step": self._world_size * self.batch_size}
+        """Remember how the epoch is dealt out, and whether part of it is done."""
+        trainer: Any = self.trainer
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        within, step = 0 < done < trainer.num_training_batches, self._world_size * self.batch_size
+        return {"processes": self._world_size, "images_per_step": step, "within_epoch": int(within)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Say where a run goes on in another number of processes."""
-        self._before = state_dict
-        before, fits = state_dict["processes"], self.trainer and self.trainer.state.fn == TrainerFn.FITTING
-        if fits and before != self._world_size and self._rank == 0:
+        """Say where a run goes on in another number of processes; within an epoch the steps have to stay as large."""
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if (before := state_dict["processes"]) != self._world_size and self._rank == 0:
             log.warning("trained by %d processes until now, from here on by %d", before, self._world_size)
-
-    def _require_same_steps(self, skip: int) -> None:
         here = self._world_size * self.batch_size
-        if skip and (there := self._before.get("images_per_step", here)) != here:
+        if state_dict["within_epoch"] and (there := state_dict["images_per_step"]) != here:
             raise UserError(
-                f"the checkpoint lies within an epoch of {there} images a step, and now a step has {here} "
-                f"({self._world_size} processes with data.batch_size={self.batch_size}); keep their product until the "
-                "epoch is done, or go on from an epoch that was kept: --ckpt_path FILE"
+                f"the checkpoint lies within an epoch of {there} images a step, and now a step has {here}: "
+                f"data.batch_size={self.batch_size} in {self._world_size} process(es); keep {there} until the epoch is "
+                "done, or go on from an epoch that was kept: --ckpt_path FILE"
             )
 
     def _eval_loader(self, samples: Samples) -> Loader:
