@@ -161,7 +161,8 @@ class First(Lifeline):
             elif last["message"]:
                 if last["code"] == _CTRL_C:
                     self._leaving.wait(2 * self._patience)  # it reaches all, and this one has its own words for it
-                self.hear(Cause(f"{who}: {last['message']}", last["code"]))
+                    who = ""
+                self.hear(Cause(f"{who}: {last['message']}".removeprefix(": "), last["code"]))
 
 
 class Other(Lifeline):

@@ -303,7 +303,9 @@ class Launcher(_SubprocessScriptLauncher):
                 said = f"rank {rank} of {self.num_processes * self.num_nodes}"
                 if child.returncode > 0:
                     time.sleep(2.0)  # its own words are on their way
-                line.hear(Cause(f"{said} {_how_it_ended(child.returncode)}", 1))
+                stopped = Cause(*said_of(KeyboardInterrupt()))  # Ctrl-C reaches all, but not whoever waits inside torch
+                by_itself = Cause(f"{said} {_how_it_ended(child.returncode)}", 1)
+                line.hear(stopped if child.returncode == stopped.code else by_itself)
 
 
 def _how_it_ended(code: int) -> str:
