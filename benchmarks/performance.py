@@ -225,7 +225,9 @@ def page(results: Mapping[str, Result], *, picture: bool) -> str:
             parts.append(_parts(section.rows, results))
         if section.title == "Training":
             parts += [
-                _epochs(row, results[row.measure]) for row in section.rows if "epochs" in results.get(row.measure, {})
+                _epochs(row, results[row.measure])
+                for row in section.rows
+                if "epoch_seconds" in results.get(row.measure, {})
             ]
         if section.title == "Growth" and picture:
             parts.append("![time and memory against rows of a manifest](growth.png)\n")
@@ -254,7 +256,7 @@ def _epochs(row: Row, result: Result) -> str:
     seconds = {"clf": result["value"], **result["peers"]}
     told = [
         f"{PEERS.get(name, name)} {seconds[name]:.0f} s, {each:.0f} s of them in epochs"
-        for name, each in result["epochs"].items()
+        for name, each in result["epoch_seconds"].items()
     ]
     return (
         f"{row.what}: {'; '.join(told)}. Epochs are the network's products, which all compute with the same kernels.\n"
