@@ -113,7 +113,7 @@ def keep(wanted: Wanted, *, say: Say) -> Cache | None:
                     raise
                 reasons.append(str(error))
                 continue
-            if (cache := place.find(key)) is not None:
+            if (cache := place.find(key, count=len(wanted.paths))) is not None:
                 say(_describe(cache, place, key, "found there, and nothing has changed since"))
                 return cache
             usable.append(place)
@@ -165,7 +165,7 @@ def _built(wanted: Wanted, place: Place, key: str, say: Say, *, estimate: int, b
             _fill(Writer(file, count=len(wanted.paths), most=most), wanted)
     except TooLarge as error:
         raise _DoesNotFit(f"more is needed than the headers let expect, and {free}") from error
-    cache = place.find(key)
+    cache = place.find(key, count=len(wanted.paths))
     if cache is None:
         raise UserError(f"{place.file(key)} has gone while it was built; leave it alone, or set data.cache=none")
     note = f"built in {time.monotonic() - start:.0f} s"
@@ -181,8 +181,10 @@ def _describe(cache: Cache, place: Place, key: str, note: str) -> str:
     if not place.stays:
         return line + "it goes with the last run that uses it"
     count, total = place.others(key)
-    others = f", also the {count} others, {in_words(total)}" if count else ""
-    return line + f"remove it{others} with: rm -r {place.folder}"
+    if not count:
+        return line + f"remove it with: {place.removal(key)}"
+    others = f"the {count} others, {in_words(total)}" if count > 1 else f"the other one, {in_words(total)}"
+    return line + f"remove it, also {others}, with: {place.removal(None)}"
 
 
 def _fill(writer: Writer, wanted: Wanted) -> None:
@@ -194,7 +196,7 @@ def _fill(writer: Writer, wanted: Wanted) -> None:
     def work() -> None:
         try:
             for start in itertools.takewhile(lambda _: not stop.is_set(), todo):
-                for index in range(start, min(start + _CHUNK, count)):
+                for index in itertools.takewhile(lambda _: not stop.is_set(), range(start, min(start + _CHUNK, count))):
                     _add(writer, index, wanted)
                 done.put(None)
         except BaseException as error:
