@@ -15,11 +15,18 @@ from typing import IO
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Put a complete file in the place of the old one in one step; a failure leaves the old one as it was.
 
+    A link is followed. A device or a pipe, like ``/dev/null``, is written to and stays.
+
     Args:
         path: The file; folders that are missing are made.
         write: Writes the content into the file that it gets.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_char_device() or path.is_fifo():
+        with path.open("wb") as file:
+            write(file)
+        return
+    path = path.resolve() if path.is_symlink() else path
     partial = partial_of(path)
     try:
         with partial.open("wb") as file:
