@@ -95,9 +95,15 @@ def decode(source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PI
         raise  # The machine's trouble, not the file's.
     except Exception as error:  # Damaged files make Pillow raise nearly anything, from struct.error to EOFError.
         reason = f"cannot be read: {_reason(error)}"
-        is_image = not isinstance(error, UnidentifiedImageError)
         message = f"image {_name(source)} {reason}; repair or remove it"
-        raise UnreadableImage(message, reason=reason, is_image=is_image) from error
+        raise UnreadableImage(message, reason=reason, is_image=not isinstance(error, UnidentifiedImageError)) from error
+
+
+def read_orientation(data: bytes) -> int:
+    """Read from the header of a file by what `decode` turns it: EXIF's 1 to 8, if it is sound, and 1 without any."""
+    with suppress(OSError, ValueError), _pillow_warnings_ignored(), _opened(data) as image:
+        return _orientation(image) or 1
+    return 1
 
 
 @dataclass(frozen=True)
