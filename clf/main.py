@@ -1,6 +1,7 @@
 """The front door: picks the command, prints help and errors. Nothing heavy is imported to print text."""
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -64,7 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _run(list(argv))
     with process_of_our_own():
-        return _run(sys.argv[1:])
+        code = _run(sys.argv[1:])
+        try:
+            print(end="", flush=True)
+        except BrokenPipeError:
+            _reader_has_gone()
+            return max(code, 1)
+        return code
 
 
 def _run(words: list[str]) -> int:
@@ -82,9 +89,21 @@ def _run(words: list[str]) -> int:
     except UserError as error:
         return _fail(str(error), code=2, debug=debug)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            return 1
         reason = (str(error).strip() or "no message").splitlines()[0]
         hint = "" if debug else " (--debug shows where)"
         return _fail(f"{type(error).__name__}: {reason}{hint}", code=1, debug=debug)
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads what is printed any more, as after ``| head``; then the rest is thrown away in silence."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # of what is wrong it tells in any case
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def end_on_sigterm() -> None:
