@@ -60,8 +60,7 @@ def warm(root: Path, folder: Path, *, flags: argparse.Namespace) -> None:
     data = cached(root, folder / "warm")
     data.setup("fit")
     loader = data.train_dataloader()
-    passes = {"clf": pipeline.through(loader, len(files)), "without": others["clf"], **others}
-    passes["clf"] = pipeline.through(loader, len(files))
+    passes = {**others, "clf": pipeline.through(loader, len(files)), "without": others["clf"]}
     wanted = ("clf", "without", "torchvision", "timm")
     work = {name: passes[name] for name in wanted}
     with measuring.apart(work, first=dict.fromkeys(pipeline.KEEPERS, keep_freed_memory)) as timed:
