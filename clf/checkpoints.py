@@ -61,6 +61,11 @@ def read_step(path: Path) -> int:
     return int(_load(path)["global_step"])
 
 
+def holds_training(path: Path) -> bool:
+    """Tell whether training can go on from a checkpoint: some hold only the weights."""
+    return "optimizer_states" in _load(path)
+
+
 def read_weights(path: Path) -> dict[str, Any]:
     """Read the weights of a checkpoint that are scored, by their names in the classifier; they stay on disk until used.
 

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.callbacks import ProgressBar
@@ -23,7 +21,6 @@ from clf import finders, logs, results, runs
 from clf.allocator import keep_freed_memory
 from clf.attaching import choose, place
 from clf.callbacks.evaluating import Evaluating
-from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
@@ -34,8 +31,8 @@ from clf.classifier import Classifier
 from clf.config import compose
 from clf.data.datamodule import ImageData
 from clf.environment import available_precision, device_name
-from clf.errors import UserError, first_line
-from clf.export import NotProven
+from clf.endings import AlreadyDone, exit_code
+from clf.errors import UserError
 from clf.garbage import settled
 from clf.invocation import Invocation, understand
 from clf.loggers import RunLogger
@@ -69,27 +66,11 @@ def run(verb: str, words: Sequence[str]) -> int:
             sys.path.append(here)  # a class_path may name a file in the working folder
         session = Session(understand(verb, words))
         try:
-            return CLI(session).exit_code
-        except AlreadyDone as done:
-            log.info("%s", done)
-            return 0
-        except Interrupted as stop:
-            log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
-            # Whoever started the other processes ends all of them as soon as one reports a failure.
-            return stop.exit_code if getattr(rank_zero_only, "rank", 0) == 0 else 0
-        except NotProven as failure:
-            log.error("%s", failure)
-            return 1
-        except MisconfigurationException as error:
-            raise UserError(first_line(error)) from error
+            return exit_code(lambda: CLI(session).exit_code, session)
         finally:
             session.close()
             if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
                 wandb.finish()  # writes the summary; the next run in this process must not continue this one
-
-
-class AlreadyDone(Exception):
-    """Raised where a resumed run turns out to be finished."""
 
 
 class Exporter(Trainer):
@@ -325,8 +306,10 @@ class CLI(LightningCLI):
             return
         checkpoint = self.invocation.checkpoint
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        self.session.trained = True
         if self.session.run is not None and self.trainer.is_global_zero:
             conclude_fit(self.session.run, self.trainer)
+        self.pictures.require_room()
         self._report()
         self._export_best()  # last: what goes wrong there takes nothing else along
 

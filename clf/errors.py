@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake that the user can mend; printed as one line, without a traceback, with exit code 2."""
 
 
+class WorkFailed(Exception):
+    """Work that was asked for rightly and cannot be done; printed as one line, without a traceback, exit code 1."""
+
+
 def first_line(error: BaseException) -> str:
     """Say an exception of a library in one line: the first of its message, or what it is where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

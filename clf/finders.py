@@ -1,6 +1,5 @@
 """A learning rate or a batch size, found by a few steps of training that are thrown away."""
 
-import csv
 import logging
 import math
 import re
@@ -19,6 +18,7 @@ from torch.optim import Optimizer
 from clf.artist import Drawing
 from clf.classifier import Classifier
 from clf.errors import UserError
+from clf.files import replace_csv
 from clf.figures.training import learning_rates
 
 log = logging.getLogger("clf")
@@ -96,9 +96,8 @@ def find_lr(trainer: Trainer, model: Classifier, data: LightningDataModule, *, f
     smoothed = moving_average(curve.losses)
     found = suggest(curve.rates, smoothed)
     place = _next_place(folder)
-    with place.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        rows = zip(curve.rates, curve.losses, smoothed, strict=False)  # the last losses may be no numbers any more
-        csv.writer(file).writerows([("lr", "loss", "smoothed"), *rows])
+    rows = zip(curve.rates, curve.losses, smoothed, strict=False)  # the last losses may be no numbers any more
+    replace_csv(place.with_suffix(".csv"), ("lr", "loss", "smoothed"), rows)
     numbers = {"rates": curve.rates[: len(smoothed)], "losses": smoothed, "found": found}
     Drawing(place.with_suffix(".png"), learning_rates, numbers).draw()
     log.info("find_lr: the curve of %d steps is in %s and .csv", len(smoothed), place.with_suffix(".png"))

@@ -14,6 +14,9 @@ BEST = "best.ckpt"
 LAST = "last.ckpt"
 """The two checkpoints that every run has."""
 
+PREVIOUS = "last-1.ckpt"
+"""What ``last.ckpt`` was before, for the case that it is damaged."""
+
 CHOICES = ("last", "best", "auto")
 """Words that ``--ckpt_path`` takes instead of a file."""
 

@@ -40,6 +40,7 @@ class Session:
     def __init__(self, invocation: Invocation) -> None:
         self.invocation = invocation
         self.run = invocation.run
+        self.trained = False  # whether a fit has come to its end
         self.resumes = invocation.verb == "fit" and invocation.checkpoint is not None
         self._reserved: Run | None = None
         self._scratch: TemporaryDirectory[str] | None = None

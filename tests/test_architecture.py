@@ -20,6 +20,7 @@ HOUSE = (
     ("F4", {"bench"}),
     ("F4", {"composed"}),
     ("F4", {"cli", "compare", "predict_onnx", "serve", "shipped", "synth"}),
+    ("F4", {"endings"}),
     ("F4", {"attaching", "latest", "session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"check"}),
@@ -29,7 +30,7 @@ HOUSE = (
     ("F1", {"predictor"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
-    ("F0", {"crops", "graph", "rates", "recipes", "records"}),
+    ("F0", {"crops", "durable", "graph", "rates", "recipes", "records", "recovery"}),
     (
         "F0",
         {"allocator", "checkpoints", "colors", "degradations", "environment", "logs", "runs", "seeding", "statistics"},
@@ -49,8 +50,9 @@ HOUSE = (
             "predictions",
         },
     ),
-    ("F0", {"history", "preprocess", "yamlfile"}),
+    ("F0", {"history", "preprocess", "sums", "yamlfile"}),
     ("F0", {"chunks", "cores", "errors", "files", "illustrations", "garbage", "progressbar"}),
+    ("F0", {"mounts"}),
 )
 HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for room in rooms}
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}

@@ -1,7 +1,6 @@
 """What a run leaves for people: its configuration, circumstances and labels, and the link to the latest run."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,7 +58,7 @@ def keep_and_write(path: Path, text: str) -> None:
         number = 1
         while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
             number += 1
-        shutil.copyfile(path, kept)
+        replace_text(kept, path.read_text(encoding="utf-8"))
     replace_text(path, text)
 
 

@@ -1,0 +1,77 @@
+"""How a verb ends: with which exit code, and with which last line."""
+
+import logging
+from collections.abc import Callable
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from clf.callbacks.interrupt import Interrupted
+from clf.checkpoints import read_step
+from clf.errors import UserError, WorkFailed, first_line
+from clf.files import is_full
+from clf.runs import LAST
+from clf.session import Session
+
+log = logging.getLogger("clf")
+
+
+class AlreadyDone(Exception):
+    """Raised where a resumed run turns out to be finished."""
+
+
+def exit_code(work: Callable[[], int], session: Session) -> int:
+    """Do the work of a verb, and turn whatever ends it early into an exit code and a line in the log.
+
+    Args:
+        work: Returns the exit code of work that is done.
+        session: What it works in.
+    Raises:
+        UserError: For mistakes in usage, configuration or data.
+    """
+    try:
+        return work()
+    except AlreadyDone as done:
+        log.info("%s", done)
+        return 0
+    except Interrupted as stop:
+        log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
+        return _of_all(stop.exit_code)
+    except KeyboardInterrupt:
+        if not session.trained:
+            raise
+        log.warning("stopped by Ctrl-C; %s is trained and saved; clf report writes its page again", session.run)
+        return 130
+    except WorkFailed as failure:
+        if _is_first():
+            log.error("%s", failure)
+        return _of_all(1)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        log.error("%s", _no_room(error, session))
+        return 1
+    except MisconfigurationException as error:
+        raise UserError(first_line(error)) from error
+
+
+def _is_first() -> bool:
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def _of_all(code: int) -> int:
+    """Whoever started the other processes ends all of them as soon as one reports a failure: only the first does."""
+    return code if _is_first() else 0
+
+
+def _no_room(error: OSError, session: Session) -> str:
+    """Say that the disk is full, and from where the run goes on."""
+    said = f"no space left for {error.filename}"
+    if session.run is None or session.invocation.verb != "fit":
+        return f"{said}; make room and run this again"
+    last = session.run.checkpoints / LAST
+    try:
+        kept = f"{session.run}/checkpoints/{LAST} is from step {read_step(last)}"
+    except UserError:
+        return f"{said}; no checkpoint was written yet: make room and start again"
+    return f"{said}; nothing was lost: {kept}; make room and go on with: clf fit --ckpt_path last"
