@@ -21,6 +21,7 @@ from clf import finders, logs, results, runs
 from clf.allocator import keep_freed_memory
 from clf.attaching import choose, place
 from clf.callbacks.evaluating import Evaluating
+from clf.callbacks.non_finite import NonFinite
 from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
@@ -30,8 +31,8 @@ from clf.checkpoints import describe_mismatch, read_step
 from clf.classifier import Classifier
 from clf.config import compose
 from clf.data.datamodule import ImageData
-from clf.environment import available_precision, device_name
 from clf.endings import AlreadyDone, exit_code
+from clf.environment import available_precision, device_name
 from clf.errors import UserError
 from clf.garbage import settled
 from clf.invocation import Invocation, understand
@@ -235,6 +236,7 @@ class CLI(LightningCLI):
         place(self.callbacks, run=run, predictions=self.session.output, pictures=self.pictures)
         own = (config["callbacks"] or []) if self.verb == "fit" else []  # the others' work is watching training
         callbacks = [self.evaluating, *self._run_files(), *own, *self.callbacks.values(), self.pictures]
+        callbacks.sort(key=lambda callback: not isinstance(callback, NonFinite))  # before it is taken for a score
         return Trainer(
             **config
             | {

@@ -82,7 +82,7 @@ def place(made: Path, path: Path) -> None:
 
 
 def _deliver(made: Path, path: Path) -> None:
-    """Copy a file where it cannot be put in one step: at any moment the old one or a copy that was compared is there."""
+    """Copy a file where it cannot be put in one step; at any moment the old one or a compared copy is there."""
     spare = path.with_name(f"{path.name}.partial")
     wanted = sha256(made)
     _copy(made, spare, wanted)

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from clf.artist import Drawing
 from clf.classifier import Classifier
 from clf.errors import UserError
-from clf.files import replace_csv
 from clf.figures.training import learning_rates
+from clf.files import replace_csv
 
 log = logging.getLogger("clf")
 

@@ -91,7 +91,7 @@ def kind(device: int) -> str:
 
 
 def scratch() -> Path:
-    """Give a folder on a disk of this machine, for what has to be whole before it is copied; it goes with the process."""
+    """Give a folder on a disk of this machine, for what has to be whole before it is copied; removed in the end."""
     if not _scratch:
         _scratch.append(tempfile.TemporaryDirectory(prefix="clf-"))
     return Path(_scratch[0].name)

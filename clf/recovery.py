@@ -25,7 +25,7 @@ def find(run: Run, choice: str) -> Path:
         UserError: If there is none; says what was tried.
     """
     wanted = run.checkpoints / f"{choice}.ckpt"
-    tried = []
+    tried: list[str] = []
     for path in _candidates(run.checkpoints, wanted):
         if (problem := _problem(path, resumes=choice == "last")) is None:
             if path != wanted:

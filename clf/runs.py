@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clf.errors import UserError, did_you_mean
+from clf.files import replace_text
+from clf.mounts import mount_of
 
 RUNS = Path("runs")
 """Folder of all runs, in the working folder."""
@@ -90,7 +92,7 @@ def reserve(name: str) -> Run:
 
 
 def publish(run: Run) -> None:
-    """Point ``runs/latest`` at a run, atomically.
+    """Point ``runs/latest`` at a run, atomically; without symbolic links it is a file that names the run.
 
     Raises:
         UserError: If a folder is in the way, as some copies of ``runs/`` leave it.
@@ -99,9 +101,13 @@ def publish(run: Run) -> None:
     link = RUNS / "latest"
     if link.is_dir() and not link.is_symlink():
         raise UserError(f"{link} is a folder, where the link to the newest run belongs; move it away")
+    target = run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve()
+    if not mount_of(RUNS).symlinks:
+        replace_text(link, f"{target}\n")
+        return
     temporary = RUNS / f".latest-{os.getpid()}"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve())
+    temporary.symlink_to(target)
     temporary.replace(link)
 
 
@@ -137,12 +143,19 @@ def latest() -> Run:
     return open_run(link)
 
 
+def _named_in(file: Path) -> Path:
+    """Read what `publish` writes where there are no symbolic links."""
+    return RUNS / file.read_text(encoding="utf-8").strip()
+
+
 def open_run(path: Path) -> Run:
     """Open the directory that ``--run`` names.
 
     Raises:
         UserError: If it is not a run directory.
     """
+    if path.name == "latest" and path.is_file():
+        path = _named_in(path)
     if (path / "config.yaml").is_file():
         return Run(_behind_link(path))
     known = [str(config.parent) for config in RUNS.glob("*/*/config.yaml")]

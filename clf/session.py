@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import yaml
@@ -20,6 +20,7 @@ from clf import logs, results, runs
 from clf.config import flatten
 from clf.errors import UserError
 from clf.invocation import Invocation
+from clf.mounts import mount_of
 from clf.runs import Run
 
 log = logging.getLogger("clf")
@@ -54,6 +55,10 @@ class Session:
             else:
                 self.run = Run(Path(self._directory_of_rank_zero()))
         logs.also_to(self.run.path / "log.txt")
+        mount = mount_of(self.run.path)
+        if not mount.renames:
+            said = "%s lies where there are no %s: files are made in %s, copied and compared"
+            log.warning(said, self.run, mount.lacks, gettempdir())
         return self.run
 
     def _directory_of_rank_zero(self) -> str:

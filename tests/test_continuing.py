@@ -35,6 +35,17 @@ def test_an_extended_run_that_is_interrupted_goes_on(folder: Path) -> None:
     assert metrics()["finished"]["epochs"] == 3
 
 
+def test_ctrl_c_after_the_training_says_that_all_is_saved(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "late.py").write_text(
+        "import os\nimport signal\nfrom clf.callbacks.report import Report\n\n\n"
+        "class Late(Report):\n    def write(self, run):\n        os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    assert main([*FIT, "--trainer.max_epochs", "1", "--callbacks.report", "late.Late"]) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "stopped by Ctrl-C; runs/tiny/001 is trained and saved; clf report writes its page again"
+    assert metrics()["finished"]["epochs"] == 1
+
+
 def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path) -> None:
     assert main([*FIT, "--trainer.max_epochs", "2"]) == 0
     before = snapshot("runs/tiny/001")

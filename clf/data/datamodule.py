@@ -269,15 +269,15 @@ class ImageData(LightningDataModule):
         """Batches of ``images`` and ``labels``, shuffled and augmented by seed and epoch, from where the trainer is."""
         transform = TrainTransform(self.augment, preprocessing=self._bound_preprocessing)
         pixels = partial(train_tensor, transform=transform, seed=self.seed)
-        place = {"batch_size": self.batch_size, "world_size": self._world_size}
         count = len(self.samples("train")) if self.sampler is None else self.sampler.count(self._train_labels)
-
-        def plan() -> Iterator[list[Key]]:
-            epoch, skip = self._progress()
-            return train_batches(self._train_order(epoch), epoch=epoch, skip=skip, rank=self._rank, **place)
-
         images = self._images(self.samples("train"), pixels=pixels, with_index=False, cache=self._cache)
-        return self._loader(images, plan=plan, length=count_train_batches(count, **place))
+        length = count_train_batches(count, batch_size=self.batch_size, world_size=self._world_size)
+        return self._loader(images, plan=lambda: self.train_plan(*self._progress()), length=length)
+
+    def train_plan(self, epoch: int, skip: int = 0) -> Iterator[list[Key]]:
+        """Name the samples of this process's batches of an epoch, after the first ``skip``."""
+        place = {"rank": self._rank, "world_size": self._world_size}
+        return train_batches(self._train_order(epoch), batch_size=self.batch_size, epoch=epoch, skip=skip, **place)
 
     def _train_order(self, epoch: int) -> NDArray[np.int64]:
         """Indices of the training samples that an epoch shows, int64 (N,)."""
