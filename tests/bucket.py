@@ -1,7 +1,7 @@
 """A filesystem as buckets and network shares are mounted: a folder seen through FUSE, without what those lack.
 
-``python bucket.py FOLDER MOUNTPOINT TYPE`` serves until it is killed, and prints a line when it is ready. It has no links
-of either kind and no fsync, and a file cannot be renamed onto another one.
+``python bucket.py FOLDER MOUNTPOINT TYPE`` serves until it is killed, and prints a line when it is ready. It has no
+links of either kind and no fsync, and a file cannot be renamed onto another one.
 Source: the Linux kernel's include/uapi/linux/fuse.h, protocol 7.31.
 """
 

@@ -51,8 +51,8 @@ def clf(*words):
 def state(run):
     import torch
     last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    weights = [value.numpy().tobytes() for part in ("state_dict", "current_model_state") for value in last[part].values()]
-    return (run / "metrics.csv").read_bytes(), weights
+    parts = [last["state_dict"], last["current_model_state"]]
+    return (run / "metrics.csv").read_bytes(), [value.numpy().tobytes() for part in parts for value in part.values()]
 
 def sums(run):
     done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=run / "checkpoints", capture_output=True)
@@ -67,7 +67,8 @@ run = Path("runs/tiny/001")
 FULL = """
 for left in (60_000, 0):
     shutil.rmtree("runs", ignore_errors=True)
-    filled = clf(*fit, "--callbacks.fill", json.dumps({"class_path": "filling.Fill", "init_args": {"step": 9, "left": left}}))
+    fill = json.dumps({"class_path": "filling.Fill", "init_args": {"step": 9, "left": left}})
+    filled = clf(*fit, "--callbacks.fill", fill)
     kept = sums(run)
     os.remove("filler")
     resumed = clf("fit", "--ckpt_path", "last", "--callbacks.fill", "null")

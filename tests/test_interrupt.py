@@ -196,7 +196,7 @@ def test_a_signal_after_the_last_step_loses_nothing_and_still_ends_the_process(
 class Late(Callback):
     """Is told to end while the end of the fit is still at work, e.g. drawing."""
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
