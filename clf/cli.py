@@ -307,8 +307,10 @@ class CLI(LightningCLI):
             log.info("next: clf fit … %s (instead of --%s)", flag, self.search)
             return
         checkpoint = self.invocation.checkpoint
-        self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-        self.session.trained = True
+        try:
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            self.session.trained = getattr(self.callbacks.get("interrupt"), "trained", False)
         if self.session.run is not None and self.trainer.is_global_zero:
             conclude_fit(self.session.run, self.trainer)
         self.pictures.require_room()

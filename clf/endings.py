@@ -37,8 +37,10 @@ def exit_code(work: Callable[[], int], session: Session) -> int:
     except Interrupted as stop:
         log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
         return _of_all(stop.exit_code)
-    except KeyboardInterrupt:
-        if not session.trained:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Ctrl-C while something is drawn or written in the end; inside of its fit Lightning makes a SystemExit of it.
+        pressed = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
+        if not (pressed and session.trained):
             raise
         log.warning("stopped by Ctrl-C; %s is trained and saved; clf report writes its page again", session.run)
         return 130

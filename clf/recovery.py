@@ -74,7 +74,7 @@ def _problem(path: Path, *, resumes: bool) -> str | None:
         if sums.is_damaged(path):
             return f"{path.name} is damaged (its SHA-256 is not the one in {sums.SUMS})"
         read_facts(path)
-        if resumes and not holds_training(path):
+        if resumes and path.name not in (LAST, PREVIOUS) and not holds_training(path):
             return f"{path.name} holds weights only"
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,35 @@ def test_an_extended_run_that_is_interrupted_goes_on(folder: Path) -> None:
     assert metrics()["finished"]["epochs"] == 3
 
 
-def test_ctrl_c_after_the_training_says_that_all_is_saved(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "late.py").write_text(
-        "import os\nimport signal\nfrom clf.callbacks.report import Report\n\n\n"
-        "class Late(Report):\n    def write(self, run):\n        os.kill(os.getpid(), signal.SIGINT)\n"
-    )
-    assert main([*FIT, "--trainer.max_epochs", "1", "--callbacks.report", "late.Late"]) == 130
+LATE = """
+import os
+import signal
+from lightning.pytorch import Callback
+from clf.callbacks.report import Report
+
+class Drawing(Callback):
+    def teardown(self, *_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+
+class Writing(Report):
+    def write(self, run):
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("key", ["callbacks.late=late.Drawing", "callbacks.report=late.Writing"])
+def test_ctrl_c_after_the_training_says_that_all_is_saved(
+    folder: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "late.py").write_text(LATE)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert main([*FIT, "--trainer.max_epochs", "1", f"--{key}"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones, for the process is about to end
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "stopped by Ctrl-C; runs/tiny/001 is trained and saved; clf report writes its page again"
+    assert main(["fit", "--ckpt_path", "last", "--callbacks.late", "null", "--callbacks.report", "null"]) == 0
     assert metrics()["finished"]["epochs"] == 1
 
 

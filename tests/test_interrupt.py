@@ -193,19 +193,6 @@ def test_a_signal_after_the_last_step_loses_nothing_and_still_ends_the_process(
     assert differences(uninterrupted()[1], final_state(tmp_path)) == []
 
 
-class Late(Callback):
-    """Is told to end while the end of the fit is still at work, e.g. drawing."""
-
-    def teardown(self, *_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_a_signal_at_the_very_end_ends_at_once_and_says_what_is_saved(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match=rf"^stopped by Ctrl-C; saved {tmp_path}/last\.ckpt$") as error:
-        trainer(tmp_path, Interrupt(), Late(), keep(tmp_path), max_epochs=1).fit(Toy())
-    assert error.value.exit_code == 130
-
-
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A job of SLURM with one task, as far as a program can tell; gives the file with what `scontrol` was asked."""

@@ -64,17 +64,20 @@ class Interrupt(Callback):
 
     Several processes agree before they end: one that left alone would hang the others. Inside a validation they cannot
     (their shares may differ in length), so they finish it.
+
+    Attributes:
+        trained: Whether training has come to its end.
     """
 
     def __init__(self) -> None:
         self._signum: int | None = None
         self._saver: Saver | None = None
         self._requeue: int | None = None  # the signal by which SLURM gives notice
-        self._late: Path | None = None  # what was saved, once there is nothing more to save
+        self.trained = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._signum = self._late = self._requeue = None
+        self._signum, self._requeue, self.trained = None, None, False
         slurm = trainer._accelerator_connector.cluster_environment
         if isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue and stage == "fit":
             # Lightning's own handler would save in the middle of anything, and a file that no later start looks for.
@@ -93,9 +96,9 @@ class Interrupt(Callback):
             trainer._signal_connector.received_sigterm = False
 
     def _note(self, signum: int, _: FrameType | None) -> None:
-        if self._late is not None:
-            raise Interrupted(signum, self._late)
         # No more than a note: a handler runs in the middle of anything else, a collective or a write included.
+        if self._signum is not None and self._signum == self._requeue:
+            return  # after its notice SLURM may send SIGTERM, too, and there is time until it kills
         if self._signum is not None:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
@@ -150,11 +153,16 @@ class Interrupt(Callback):
         self._leave()
 
     @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained = True
+
+    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave late, when the signal came after the last batch: all is saved, and whatever follows is not wanted."""
         last = self._saver.last_model_path if self._saver and stage == "fit" else ""
+        if self._signum is not None and self._signum == self._requeue and trainer.is_global_zero:
+            requeue()
         self._leave(Path(last) if last else None)
-        self._late = Path(last) if last else None
 
     def _nothing_is_lost(self, trainer: Trainer) -> bool:
         return self._saver is None or self._saver.can_write_last(trainer)
