@@ -69,12 +69,7 @@ def ends_as_if_nothing_had_been() -> None:
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [
-        (truncate, "last.ckpt is damaged"),
-        (flip, "last.ckpt is damaged"),
-        (empty, "last.ckpt is damaged"),
-        (Path.unlink, "last.ckpt is gone"),
-    ],
+    [(flip, "last.ckpt is damaged"), (Path.unlink, "last.ckpt is gone")],
 )
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     folder: Path, damage: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]
@@ -84,6 +79,18 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     warning = next(line for line in capsys.readouterr().err.splitlines() if said in line)
     assert warning.endswith(f"in its place: {RUN}/last-1.ckpt, from step 6")
     ends_as_if_nothing_had_been()
+
+
+@pytest.mark.parametrize("damage", [truncate, empty])
+@pytest.mark.parametrize("summed", [True, False])
+def test_less_than_a_file_is_seen_with_and_without_its_sum(
+    folder: Path, damage: Callable[[Path], None], summed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(RUN / "last.ckpt")
+    if not summed:
+        (RUN / "SHA256SUMS").unlink()
+    assert recovery.find(Run(Path("runs/tiny/002")), "last") == RUN / "last-1.ckpt"
+    assert ("is damaged (its SHA-256" if summed else "is corrupt") in caplog.text
 
 
 def test_a_run_on_a_machine_with_other_paths_goes_on_without_link_or_previous_checkpoint(
