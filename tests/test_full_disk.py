@@ -111,13 +111,14 @@ kill $bucket; exit $code
 """
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What happened to runs on a small disk and in a bucket; one process tries both, to start but once."""
+def tried(folder: Path) -> Any:
+    """Run the program above; one process tries everything, to start but once."""
     if os.path.exists("/dev/fuse") and not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no mounts of one's own")
-    home, small, bucket = (tmp_path_factory.mktemp(name) for name in ("home", "small", "bucket"))
+    home, small, bucket = (folder / name for name in ("home", "small", "bucket"))
     draw_folders(home / "images", {f"{split}/{name}": 8 for split in ("train", "valid") for name in "abc"})
+    for path in (small, bucket):
+        path.mkdir()
     (home / "tiny.yaml").write_text(TINY)
     (home / "filling.py").write_text(FILL)
     (home / "stopper.py").write_text(STOP)
@@ -127,23 +128,19 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("left", ["60000", "0"])
-def test_a_disk_that_fills_up_costs_no_more_than_the_time_to_make_room(found: Any, left: str) -> None:
-    """With some room left it is a checkpoint that does not fit, with none whatever comes first."""
-    code, said, sums, resumed, then, same = found[left]
-    message = next(line for line in said.splitlines() if line.startswith("no space left for runs/tiny/001/"))
-    after = "nothing was lost: runs/tiny/001/checkpoints/last.ckpt is from step 6; make room and go on with: "
-    assert message.endswith(f"; {after}clf fit --ckpt_path last")
-    assert ("checkpoints/" in message.split(";")[0]) == (left == "60000")
-    assert "Traceback" not in said
-    assert (code, sums, resumed, same) == (1, 0, 0, True), then
-
-
-def test_a_picture_without_room_fails_the_command_that_draws_it(found: Any) -> None:
+def test_neither_a_full_disk_nor_a_mount_that_lacks_things_costs_more_than_time(tmp_path: Path) -> None:
+    found = tried(tmp_path)
+    # A disk that fills up: with some room left a checkpoint does not fit, with none whatever comes first.
+    for left in ("60000", "0"):
+        code, said, sums, resumed, then, same = found[left]
+        message = next(line for line in said.splitlines() if line.startswith("no space left for runs/tiny/001/"))
+        after = "nothing was lost: runs/tiny/001/checkpoints/last.ckpt is from step 6; make room and go on with: "
+        assert message.endswith(f"; {after}clf fit --ckpt_path last")
+        assert ("checkpoints/" in message.split(";")[0]) == (left == "60000")
+        assert "Traceback" not in said
+        assert (code, sums, resumed, same) == (1, 0, 0, True), then
     assert found["picture"] == [28, "plots/lr.png", []]
-
-
-def test_a_mount_without_links_and_atomic_renames_holds_a_run_all_the_same(found: Any) -> None:
+    # A mount without links, fsync and atomic renames.
     code, said = found["stopped"]
     assert code == 143
     lacks = "lies where there are no atomic renames and hard links and symbolic links: files are made in"

@@ -33,7 +33,7 @@ class Breaking(nn.Module):
         loss = nn.functional.cross_entropy(logits, labels)
         if torch.is_grad_enabled():
             self.calls += 1
-            loss = loss + self.value * (self.calls == self.call + 1) if self.calls == self.call + 1 else loss
+            loss = loss + self.value if self.calls == self.call + 1 else loss
         return loss
 
 
@@ -67,6 +67,26 @@ def test_seldom_looks_name_the_same_step_and_save_nothing_of_it(
     with pytest.raises(WorkFailed, match=rf"the loss is nan in step {call} "):
         fit(tmp_path, tiny(loss=Breaking(call)), NonFinite(every_n_steps=50), keep(tmp_path, **settings))
     assert not (tmp_path / "last.ckpt").exists() or load(tmp_path / "last.ckpt")["global_step"] <= call
+
+
+class Count(Callback):
+    """Counts the batches that were trained."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.batches += 1
+
+
+@pytest.mark.parametrize(("every", "batches"), [(None, 1), (1, 1), (2, 2), (50, 3)])
+def test_it_is_looked_as_often_as_asked_for_and_before_each_validation(
+    tmp_path: Path, every: int | None, batches: int
+) -> None:
+    count = Count()
+    with pytest.raises(WorkFailed, match="in step 0 "):
+        fit(tmp_path, tiny(loss=Breaking(0)), count, NonFinite(every))
+    assert count.batches == batches
 
 
 class Spoil(Callback):
