@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Module -> why it may write without `clf.files`.
 REASONS = {
     "clf/files.py": "it is how others write",
+    "clf/main.py": "the null device, for what nobody reads",
     "clf/mounts.py": "files of a few bytes, to try what the filesystem can do",
     "clf/durable.py": "writes what `replacing` has named",
     "clf/predictions.py": "rows as they come, into what `partial_of` has named; `place` puts it there",
