@@ -1,12 +1,18 @@
 """What of ours travels in a checkpoint: the facts that rebuild and check a classifier, as primitives."""
 
+import math
+import re
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from clf.errors import UserError
+from clf.errors import UserError, first_line
+from clf.preprocess import Preprocessing
 
 KEY = "clf"
 """Where the facts stand in the checkpoint's dictionary."""
@@ -53,7 +59,42 @@ def read_facts(path: Path) -> Facts:
     facts = {"temperature": 1.0, **facts}  # earlier versions fitted none
     if missing := [name for name in Facts.__dataclass_fields__ if name not in facts]:
         raise UserError(f"checkpoint {path} is corrupt: its {KEY!r} entry lacks {', '.join(missing)}")
+    for name, is_right in _IS_RIGHT.items():
+        if not is_right(facts[name]):
+            shown = shorten(repr(facts[name]), 60, placeholder=" …")
+            raise UserError(f"checkpoint {path} is corrupt: its {KEY!r} entry says {name}={shown}")
     return Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
+
+
+def _are_classes(value: Any) -> bool:
+    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return texts and len(set(value)) == len(value) > 1
+
+
+def _is_network(value: Any) -> bool:
+    """Tell whether a network is said in a plain name: what looks like a file must never reach the configuration."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return False
+    [(key, name)] = value.items()
+    return key in ("arch", "class_path") and isinstance(name, str) and re.fullmatch(_NAME, name) is not None
+
+
+def _is_preprocessing(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and asdict(Preprocessing(**value)).keys() == value.keys()
+    except (OverflowError, TypeError, UserError):
+        return False
+
+
+_NAME = r"(?!.*\.ya?ml$)[\w.<>-]+"
+_IS_RIGHT: Mapping[str, Callable[[Any], bool]] = {
+    "classes": _are_classes,
+    "network": _is_network,
+    "preprocessing": _is_preprocessing,
+    "weights_from": lambda value: isinstance(value, str),
+    "temperature": lambda value: type(value) in (int, float) and 0 < value < math.inf,
+}
+"""What each fact has to look like before anything is done with it."""
 
 
 def read_step(path: Path) -> int:
@@ -102,10 +143,34 @@ def _require_archive(path: Path) -> None:
 
 
 def _is_archive(path: Path) -> bool:
+    """Tell whether a file is a zip archive as torch writes it: not packed, so that it cannot grow in memory."""
     try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # Python 3.11 reads on behind an end record that promises too much.
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):  # of damaged directories
         return False
+    is_packed = any(each.compress_type != zipfile.ZIP_STORED for each in entries)
+    return not is_packed and sum(each.file_size for each in entries) <= path.stat().st_size
+
+
+@contextmanager
+def restoring(trainer: Any, path: Path | None) -> Iterator[None]:
+    """Say that it is the checkpoint's fault where a trainer cannot restore what it holds.
+
+    Args:
+        trainer: Lightning's; restores and works inside the block.
+        path: The checkpoint; None where there is none.
+    Raises:
+        UserError: Names the checkpoint and what failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Lightning lets go of what it has read when all of that is restored.
+        if isinstance(error, UserError) or not trainer._checkpoint_connector._loaded_checkpoint:
+            raise
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"checkpoint {path} cannot be restored ({reason}); give another --ckpt_path") from error
 
 
 def describe_mismatch(saved: Facts, current: Facts) -> list[str]:

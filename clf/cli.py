@@ -27,7 +27,7 @@ from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
-from clf.checkpoints import describe_mismatch, read_step
+from clf.checkpoints import describe_mismatch, read_step, restoring
 from clf.classifier import Classifier
 from clf.config import compose
 from clf.data.datamodule import ImageData
@@ -306,9 +306,8 @@ class CLI(LightningCLI):
             flag = finders.search(self.search, self.trainer, model, datamodule, images=images, folder=folder)
             log.info("next: clf fit … %s (instead of --%s)", flag, self.search)
             return
-        checkpoint = self.invocation.checkpoint
         try:
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+            self._work(self.trainer.fit)
         finally:
             self.session.trained = getattr(self.callbacks.get("interrupt"), "trained", False)
         if self.session.run is not None and self.trainer.is_global_zero:
@@ -316,6 +315,12 @@ class CLI(LightningCLI):
         self.pictures.require_room()
         self._report()
         self._export_best()  # last: what goes wrong there takes nothing else along
+
+    def _work(self, verb: Callable[..., Any], **options: Any) -> None:
+        """Let the trainer restore the checkpoint, nothing but plain values, and do its work."""
+        checkpoint = self.invocation.checkpoint
+        with restoring(self.trainer, checkpoint):
+            verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, **options)
 
     def _export_best(self) -> None:
         exporter, run = self.callbacks.get("onnx_export"), self.session.run
@@ -343,7 +348,7 @@ class CLI(LightningCLI):
     def _score(self, split: Stage, verb: Callable[..., Any]) -> None:
         checkpoint = self.invocation.checkpoint
         assert checkpoint is not None, "only fit starts without one"
-        verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        self._work(verb, verbose=False)
         if (summary := self.evaluating.summary) is not None:
             log.info("%s: %s\n%s", split, results.describe(summary), results.table(summary))
             if (run := self.session.run) is not None:
@@ -363,13 +368,7 @@ class CLI(LightningCLI):
         writer = self.callbacks.get("predictions")
         if not isinstance(writer, Predictions):
             raise UserError("callbacks.predictions=null: predict would write nothing; leave the callback on")
-        self.trainer.predict(
-            model,
-            datamodule=datamodule,
-            ckpt_path=self.invocation.checkpoint,
-            weights_only=True,
-            return_predictions=False,
-        )
+        self._work(self.trainer.predict, return_predictions=False)
         log.info("predictions: %d rows in %s", writer.rows, writer.output or f"{writer.dirpath}/predict.csv")
         if writer.accuracy is not None:
             log.info("top-1: %s", writer.accuracy)

@@ -120,7 +120,7 @@ def _find(verb: str, choice: str | None, *, run: str | None, name: str | None) -
         raise UserError(f"ckpt_path='auto' is for fit; {verb} takes last, best or a file")
     found = _find_run(run, name)
     if choice == "auto":
-        return (found, recovery.find(found, "last")) if found and recovery.is_there(found) else (None, None)
+        return (found, recovery.find(found, "last")) if found and found.is_begun else (None, None)
     if found is None:
         hint = did_you_mean(name or "", runs.names())
         raise UserError(

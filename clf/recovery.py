@@ -41,11 +41,6 @@ def find(run: Run, choice: str) -> Path:
     )
 
 
-def is_there(run: Run) -> bool:
-    """Tell whether a run has come so far that there is something to go on from, damaged or not."""
-    return any((run.checkpoints / name).is_file() for name in (LAST, PREVIOUS))
-
-
 def _candidates(folder: Path, wanted: Path) -> Iterator[Path]:
     """List files in the order in which they are tried."""
     yield wanted

@@ -52,6 +52,11 @@ class Run:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something to go on from, of whatever kind and in whatever state."""
+        return any(os.path.lexists(self.checkpoints / name) for name in (LAST, PREVIOUS))
+
     def checkpoint(self, choice: str) -> Path:
         """Find ``last`` or ``best``.
 
@@ -61,6 +66,8 @@ class Run:
         file = self.checkpoints / f"{choice}.ckpt"
         if file.is_file():
             return file
+        if os.path.lexists(file):
+            raise UserError(f"ckpt_path={choice!r}: {self}/checkpoints/{choice}.ckpt leads to no file; remove it")
         others = sorted(path.name for path in self.checkpoints.glob("*.ckpt"))
         there = f"the folder has {', '.join(others)}" if others else "no checkpoint was written there"
         raise UserError(f"ckpt_path={choice!r}: {self}/checkpoints/{choice}.ckpt does not exist; {there}")
@@ -184,7 +191,8 @@ def checkpoint_file(value: str) -> Path:
     if path.is_file():
         return path
     options = [*CHOICES, *(str(path.parent / other.name) for other in path.parent.glob("*.ckpt"))]
-    reason = "is empty" if not value else "is a folder" if path.is_dir() else "does not exist"
+    there = "is a folder" if path.is_dir() else "leads to no file" if os.path.lexists(path) else "does not exist"
+    reason = there if value else "is empty"
     raise UserError(f"ckpt_path={value!r} {reason}; give last, best, auto or a file{did_you_mean(value, options)}")
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from clf.checkpoints import Facts, describe_mismatch, read_facts
 from clf.errors import UserError
+from clf.preprocess import Preprocessing
 
-SPEC = {"size": (48, 64), "crop_pct": 0.875, "crop_mode": "center", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+SPEC = asdict(Preprocessing(size=(48, 64), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)))
 FACTS = Facts(["0", "00", "1"], {"arch": "resnet18"}, SPEC, "ImageNet")
 
 

@@ -273,6 +273,9 @@ class Checkpoint(ModelCheckpoint):
             return
 
         def here(path: str) -> str:
+            # What was kept will be removed one day: it must be a file, and in here.
+            if path and not path.endswith(".ckpt"):
+                raise UserError(f"the checkpoint to go on from speaks of {path!r} as one of its run; give another one")
             return str(self.folder / Path(path).name) if path else ""
 
         moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
