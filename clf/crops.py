@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
 
-from clf.preprocess import MAX_PIXELS, decode, read_orientation
+from clf.files import open_whole
+from clf.preprocess import MAX_BYTES, MAX_PIXELS, decode, read_orientation
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 Box = tuple[int, ...]  # left, top, width, height
@@ -175,7 +176,7 @@ class _Jpeg:
     def open(cls, path: str | Path) -> "_Jpeg | None":
         """Read a file; None if it is not a JPEG that libjpeg decodes to the same colours as `decode`."""
         try:
-            with open(path, "rb", buffering=0) as file:  # a third faster than read_bytes()
+            with open_whole(path, most=MAX_BYTES) as file:  # a third faster than read_bytes()
                 data = file.read()
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         except (OSError, ValueError):

@@ -7,11 +7,35 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
+
+_NO_WAITING: Final = getattr(os, "O_NONBLOCK", 0)
+
+
+def open_whole(path: str | Path, *, most: int) -> io.FileIO:
+    """Open a file to be read, unbuffered; what could be read without end is refused before a byte of it is.
+
+    Args:
+        path: The file; a link is followed.
+        most: Bytes that it may have.
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is a pipe or a device, or larger.
+    """
+    # To open a pipe is to wait for somebody who writes, unless one says not to.
+    file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _NO_WAITING))  # noqa: SIM115
+    about = os.fstat(file.fileno())
+    if stat.S_ISREG(about.st_mode) and about.st_size <= most:
+        return file
+    file.close()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is a pipe or a device, not a file")
+    raise ValueError(f"its {about.st_size} bytes are more than {most}")
 
 from clf.mounts import mount_of, scratch
 

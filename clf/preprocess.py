@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from clf.errors import UserError, did_you_mean
+from clf.files import open_whole
 
 CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
@@ -47,6 +48,8 @@ _BACKGROUND = (255, 255, 255)
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused by their header, unless the caller says otherwise."""
+
+MAX_BYTES = 1 << 30  # Larger files are refused unread: so many pixels need no more in any format.
 
 # What would be larger after the resize is not resized as a whole to be cropped afterwards.
 _MAX_RESIZED_PIXELS = 50_000_000
@@ -138,6 +141,8 @@ class Preprocessing:
             raise UserError(f"crop_pct={self.crop_pct!r} must be a number above 0")
         _check("mean", self.mean, count=3)
         _check("std", self.std, count=3, above=0)
+        if math.prod(self.size) > MAX_PIXELS:
+            raise UserError(f"image_size={self.size!r} is more than {MAX_PIXELS} pixels")
         _check("image_size / crop_pct", self.resized, count=2, above=0)
         for key, options in (("crop_mode", get_args(CropMode)), ("interpolation", get_args(Interpolation))):
             value = getattr(self, key)
@@ -283,7 +288,8 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source
         return
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else open_whole(source, most=MAX_BYTES) as raw:
+        file = raw if isinstance(raw, io.BytesIO) else io.BufferedReader(raw)
         if not file.read(1):
             raise ValueError("it is empty")
         yield Image.open(file, formats=FORMATS)

@@ -83,7 +83,7 @@ TORCH_FREE = {
     "yamlfile",
 }
 # Serving will install nothing else for its preprocessing.
-PREPROCESS_MAY_IMPORT = {"numpy", "PIL", "clf.errors"}
+PREPROCESS_MAY_IMPORT = {"numpy", "PIL", "clf.errors", "clf.files"}
 # `clf --help` imports the top of main and of whatever that imports.
 HELP_MAY_IMPORT = {"yaml"}
 # The command line belongs to the top floor: below it, code does not know that it is driven by YAML.
