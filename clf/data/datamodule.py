@@ -26,11 +26,10 @@ from clf.data.loading import (
     to_device,
     train_tensor,
 )
-from clf.data.roots import Layout, folder_of, open_roots, require_one
+from clf.data.roots import Layout, open_data, require_one
 from clf.data.samplers import Sampler, choose_sampler
 from clf.data.samples import Lister, Samples, Source, Split
 from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
-from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import RowKeys
 from clf.data.train_only import TrainOnly, Value
 from clf.errors import UserError
@@ -59,6 +58,8 @@ class ImageData(LightningDataModule):
             ``class`` after these.
         split_key: Column of a manifest that says train, val or test; null takes ``split``, ``subset`` or ``partition``.
             Without one, a file called train, valid or test is that split, and any other is train.
+        allow_outside_root: Whether manifests and *.jsonl files may name images that lie in no root, by an absolute
+            path, ``..`` or a symbolic link; of ``predict``, outside the folder of the manifest.
         exclude: Text file, or several, with the images to leave out, one path on a line: counted from a root or from
             the file's folder, or absolute; ``*`` matches any text, slashes too; ``#`` begins a comment.
         train_only: Metadata that keeps an image in train, by key: a value or a list of values, e.g.
@@ -100,6 +101,7 @@ class ImageData(LightningDataModule):
         path_key: str | None = None,
         label_key: str | None = None,
         split_key: str | None = None,
+        allow_outside_root: bool = False,
         exclude: str | list[str] | None = None,
         train_only: dict[str, Value | list[Value]] | None = None,
         augment: Recipe | list[Callable[..., Any]] = "standard",
@@ -138,6 +140,7 @@ class ImageData(LightningDataModule):
         self._layout = layout
         self._source = source
         self._keys = RowKeys(path=path_key, label=label_key, split=split_key, facts=tuple(train_only or ()))
+        self._outside = allow_outside_root
         self._exclude = [exclude] if isinstance(exclude, str) else exclude or []
         self._train_only = TrainOnly(train_only) if train_only else None
         self._val_fraction = val_fraction
@@ -152,9 +155,11 @@ class ImageData(LightningDataModule):
 
     @cached_property
     def _catalogue(self) -> Catalogue:
-        folders = [folder_of(root) for root in self._roots]
+        source, folders = open_data(
+            self.root, source=self._source, layout=self._layout, keys=self._keys, outside=self._outside
+        )
         return Catalogue(
-            self._open(),
+            source,
             roots=folders,
             val_fraction=self._val_fraction,
             rule=self._rule,
@@ -163,15 +168,6 @@ class ImageData(LightningDataModule):
             train_only=self._train_only,
             checkpoint=self._bound_classes,
         )
-
-    @property
-    def _roots(self) -> list[str]:
-        return [self.root] if isinstance(self.root, str) else self.root or []
-
-    def _open(self) -> Lister:
-        if self.root is None:
-            return self._source or SyntheticJerseys()
-        return open_roots(self._roots, layout=self._layout, keys=self._keys)
 
     @property
     def source(self) -> Lister:
@@ -216,6 +212,7 @@ class ImageData(LightningDataModule):
             classes=set(self._bound_classes or ()),
             path_key=self._keys.path,
             label_key=self._keys.label,
+            outside=self._outside,
         )
         self._say(notes)
         return found

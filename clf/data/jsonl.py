@@ -35,7 +35,12 @@ class JsonlSource:
         files = [f"{folder}/{path}" for path in self._tree.files(split)[0] if path.endswith(".jsonl")]
         if not files:
             raise UserError(f"data.root={self._tree.root!r} has no *.jsonl in {folder!r}; every split folder needs one")
-        reader = SampleReader(path=self._keys.path or "image", label=self._keys.label, facts=self._keys.facts)
+        reader = SampleReader(
+            path=self._keys.path or "image",
+            label=self._keys.label,
+            facts=self._keys.facts,
+            inside=self._keys.inside,
+        )
         rows = (reader.read(place, row) for file in files for place, row in read_rows(file))
         samples = [sample for sample in rows if sample is not None]
         reader.finish()

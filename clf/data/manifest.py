@@ -43,7 +43,7 @@ class ManifestSource:
         self._path = _require(row, keys.path, PATH_COLUMNS, option="path_key", place=place)
         self._label = _require(row, keys.label, LABEL_COLUMNS, option="label_key", place=place)
         self._split = find_column(row, named=keys.split, usual=SPLIT_COLUMNS, option="split_key", place=place)
-        self._facts = keys.facts
+        self._facts, self._inside = keys.facts, keys.inside
 
     def __str__(self) -> str:
         """Name the tables and what their columns are taken for."""
@@ -69,7 +69,7 @@ class ManifestSource:
     @cached_property
     def _samples(self) -> dict[Split, Samples]:
         samples = {split: Samples() for split in SPLITS}
-        reader = SampleReader(path=self._path, label=self._label, facts=self._facts)
+        reader = SampleReader(path=self._path, label=self._label, facts=self._facts, inside=self._inside)
         for file in self._files:
             named, before = split_of_file(file), sum(map(len, samples.values()))
             for place, row in read_table(file):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from clf.data.disk import Disk
@@ -17,13 +18,36 @@ from clf.errors import UserError
 Layout = Literal["auto", "folder", "jsonl", "manifest"]
 
 
-def open_roots(roots: Sequence[str], *, layout: Layout, keys: RowKeys) -> Lister:
+def open_data(
+    root: str | Sequence[str] | None, *, source: Source | None, layout: Layout, keys: RowKeys, outside: bool
+) -> tuple[Lister, list[str]]:
+    """Open what a configuration names as its data.
+
+    Args:
+        root: A root, or several; None for none.
+        source: Where the samples come from without a root; None renders jersey numbers.
+        layout: What the roots are.
+        keys: What the columns of tables are called.
+        outside: Whether tables may name images outside the roots.
+    Returns:
+        The source of the samples, and the folders that their paths count from.
+    Raises:
+        UserError: If a root is nothing that can be read.
+    """
+    if root is None:
+        return source or SyntheticJerseys(), []
+    roots = [root] if isinstance(root, str) else root
+    return open_roots(roots, layout=layout, keys=keys, outside=outside), [folder_of(each) for each in roots]
+
+
+def open_roots(roots: Sequence[str], *, layout: Layout, keys: RowKeys, outside: bool = False) -> Lister:
     """Recognise what lies at each root.
 
     Args:
         roots: Folders and manifests, one or more.
         layout: What they are; ``auto`` finds out for each.
         keys: What the columns of tables are called.
+        outside: Whether tables may name images outside the roots.
     Returns:
         The source of the samples.
     Raises:
@@ -31,6 +55,8 @@ def open_roots(roots: Sequence[str], *, layout: Layout, keys: RowKeys) -> Lister
     """
     if not roots:
         raise UserError("data.root=[] names nothing; give a folder or a manifest")
+    if not outside:
+        keys = replace(keys, inside=tuple(map(folder_of, roots)))
     sources = [_open(root, layout=layout, keys=keys) for root in roots]
     return sources[0] if len(sources) == 1 else MergedSource(sources)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from clf.data.disk import Disk
+from clf.data.disk import Disk, Fence
 from clf.data.layout import NO_METADATA
 from clf.data.samples import Metadata, Sample
 from clf.errors import UserError, did_you_mean
@@ -27,19 +27,21 @@ Rows = Iterator[tuple[str, Row]]
 
 @dataclass(frozen=True)
 class RowKeys:
-    """What the columns of a table are called.
+    """What the columns of a table are called, and where its paths may lead.
 
     Args:
         path: Column of the image's path; None for the usual names.
         label: Column of the label; None for the usual names.
         split: Column of the split; None for the usual names.
         facts: Further columns that become metadata.
+        inside: Folders that no path may lead out of; None where paths may lead anywhere.
     """
 
     path: str | None = None
     label: str | None = None
     split: str | None = None
     facts: tuple[str, ...] = ()
+    inside: tuple[str, ...] | None = None
 
 
 def is_manifest(path: str) -> bool:
@@ -140,7 +142,7 @@ def _parquet_rows(file: str) -> Rows:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file}:{number}", row
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, ValueError) as error:  # the last of text that is none
         raise UserError(f"{file}: not a Parquet file ({error}); write it anew") from error
 
 
@@ -151,13 +153,17 @@ class SampleReader:
         path: Key of a row's image, whose path is relative to the folder of the file that names it.
         label: Key of a row's label; None takes ``suffix`` where a row has it and ``label`` otherwise.
         facts: Keys that become metadata beside those of a row's ``metadata``.
+        inside: Folders that no path may lead out of; None where paths may lead anywhere.
     """
 
-    def __init__(self, *, path: str, label: str | None, facts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, path: str, label: str | None, facts: tuple[str, ...] = (), inside: tuple[str, ...] | None = None
+    ) -> None:
         self.unlabelled = 0
         self._path, self._label, self._facts = path, label, facts
         self._missing: list[str] = []
         self._disk = Disk()
+        self._fence = None if inside is None else Fence(inside, self._disk)
         self._seen: dict[tuple[Any, ...], Metadata] = {}
 
     def read(self, place: str, row: Row) -> Sample | None:
@@ -175,6 +181,8 @@ class SampleReader:
         )
         if not self._disk.holds(sample.path):
             self._missing.append(f"{place}: image {sample.path!r} is not on disk")
+        if self._fence:
+            self._fence.require_inside(sample.path, place=place)
         return sample
 
     def finish(self) -> None:
@@ -216,9 +224,19 @@ def row_image(row: Row, *, place: str, key: str = "image") -> str:
     if key not in row:
         raise UserError(f"{place}: the row has no {key!r}{did_you_mean(key, row)} (its keys: {', '.join(row)})")
     image = row[key]
-    if not isinstance(image, str) or not image.strip():
+    if not isinstance(image, str) or not image.strip() or not _can_be_a_name(image):
         raise UserError(f"{place}: {key}={image!r} is not a path")
     return image
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Tell whether a system can look for a file of such a name."""
+    if text.isascii():
+        return "\0" not in text
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a surrogate pair, as JSON may hold
+        return False
 
 
 def row_label(row: Row, *, key: str | None, place: str) -> str | None:
