@@ -172,7 +172,7 @@ def sha256(path: Path) -> str:
 def _read_sidecar(path: Path) -> dict[str, Any]:
     try:
         with open_whole(path, most=_MOST_BYTES) as file:
-            sidecar = json.loads(file.readall().decode())
+            sidecar = json.loads(file.read().decode())
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; copy it from where the model was exported, or export again") from error
     except (OSError, RecursionError, ValueError) as error:

@@ -12,23 +12,24 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, BinaryIO, Final
 
 _NO_WAITING: Final = getattr(os, "O_NONBLOCK", 0)
 
 
-def open_whole(path: str | Path, *, most: int) -> io.FileIO:
-    """Open a file to be read, unbuffered; what could be read without end is refused before a byte of it is.
+def open_whole(path: str | Path, *, most: int = sys.maxsize, buffering: int = -1) -> BinaryIO:
+    """Open a file to be read; what could be read without end is refused before a byte of it is.
 
     Args:
         path: The file; a link is followed.
         most: Bytes that it may have.
+        buffering: As `open` has it; 0 reads without a buffer.
     Raises:
         OSError: If it cannot be opened.
         ValueError: If it is a pipe or a device, or larger.
     """
     # To open a pipe is to wait for somebody who writes, unless one says not to.
-    file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _NO_WAITING))  # noqa: SIM115
+    file = open(path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | _NO_WAITING))  # noqa: SIM115
     about = os.fstat(file.fileno())
     if stat.S_ISREG(about.st_mode) and about.st_size <= most:
         return file

@@ -288,8 +288,7 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source
         return
-    with io.BytesIO(source) if isinstance(source, bytes) else open_whole(source, most=MAX_BYTES) as raw:
-        file = raw if isinstance(raw, io.BytesIO) else io.BufferedReader(raw)
+    with io.BytesIO(source) if isinstance(source, bytes) else open_whole(source, most=MAX_BYTES) as file:
         if not file.read(1):
             raise ValueError("it is empty")
         yield Image.open(file, formats=FORMATS)
@@ -309,7 +308,7 @@ def _reason(error: Exception) -> str:
         return f"it is none of {', '.join(FORMATS)}, or its header is damaged"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()  # str(error) would repeat the path.
-    return str(error) or type(error).__name__
+    return str(error) or f"it is damaged ({type(error).__name__})"
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

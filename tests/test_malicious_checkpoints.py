@@ -121,7 +121,7 @@ def torchscript(path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + x
 
-    torch.jit.trace(Doubling(), torch.zeros(1)).save(str(path))
+    torch.jit.trace(Doubling(), torch.zeros(1)).save(str(path))  # type: ignore[no-untyped-call]
 
 
 def archive_of(data: bytes, *, packed: bool = False) -> Callable[[Path], None]:
@@ -244,7 +244,7 @@ def test_states_that_make_no_sense_are_the_checkpoint_s_fault(
 
 @pytest.mark.drawn
 def test_a_checkpoint_cannot_have_other_files_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[str] = []
+    shown: list[object] = []
     monkeypatch.setattr("clf.callbacks.mistakes.Mistakes._draw", lambda *words: shown.extend(words[3].rows))
     good = torch.load(CHECKPOINTS / "last.ckpt", weights_only=True)
     own = ("images/valid/a/0.png", "a", "b", 0.9)

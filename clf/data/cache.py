@@ -26,7 +26,8 @@ from clf.crops import read, reduction, shrunk
 from clf.data.cachefile import Cache, TooLarge, Writer
 from clf.data.cacheplace import Place, disk, in_words, memory, require_locks
 from clf.errors import UserError
-from clf.preprocess import FORMATS, UnreadableImage
+from clf.files import open_whole
+from clf.preprocess import FORMATS, MAX_BYTES, UnreadableImage
 from clf.progressbar import watched
 from clf.transforms import one_thread
 
@@ -243,7 +244,11 @@ def _proportional(size: tuple[int, int], shortest: int) -> tuple[int, int]:
 def _kept_bytes(path: str, shortest: int) -> int:
     """Say how much an image will take; nothing, if its header cannot be read."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            open_whole(path, most=MAX_BYTES) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             divisor = reduction(image.size, at_least=shortest) if image.format == "JPEG" else 1
             width, height = (-(-edge // divisor) for edge in image.size)
             if min(width, height) > _SLACK * shortest:

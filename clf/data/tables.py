@@ -1,17 +1,19 @@
 """Tables that list images: rows of JSONL, CSV, TSV and Parquet files, and what a row says."""
 
 import csv
+import io
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from clf.data.disk import Disk, Fence
 from clf.data.layout import NO_METADATA
 from clf.data.samples import Metadata, Sample
 from clf.errors import UserError, did_you_mean
+from clf.files import open_whole
 
 MANIFESTS: Final[Mapping[str, str]] = {".jsonl": "JSONL", ".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
 """Suffixes of the tables that can be read, and how each format is called."""
@@ -93,12 +95,19 @@ def read_rows(file: str) -> Rows:
         UserError: If the file cannot be read, or a line is not a JSON object, naming file and line.
     """
     try:
-        with open(file, "rb") as lines:
+        with _open(file) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{file}:{number}", _parse(line, place=f"{file}:{number}")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _open(file: str) -> BinaryIO:
+    try:
+        return open_whole(file)
+    except ValueError as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
 
 
 def _parse(line: bytes, *, place: str) -> Row:
@@ -115,7 +124,7 @@ def _parse(line: bytes, *, place: str) -> Row:
 
 def _text_rows(file: str, *, delimiter: str) -> Rows:
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
+        with io.TextIOWrapper(_open(file), encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
             header = reader.fieldnames or []
             if twice := next((name for name in header if list(header).count(name) > 1), None):
