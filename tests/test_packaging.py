@@ -98,7 +98,8 @@ def test_everything_that_the_package_imports_is_declared() -> None:
 
 @pytest.mark.parametrize("folder", ["benchmarks", "scripts", "tests"])
 def test_everything_that_developers_run_is_declared(folder: str) -> None:
-    assert undeclared(sources(folder), [*RUNTIME, *DEVELOPMENT]) == set()
+    # atheris has wheels for few systems; who fuzzes installs it.
+    assert undeclared(sources(folder), [*RUNTIME, *DEVELOPMENT]) - {"atheris"} == set()
 
 
 def test_an_undeclared_import_inside_a_function_is_found() -> None:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 from clf.data.disk import Disk, Fence
 from clf.data.layout import NO_METADATA
 from clf.data.samples import Metadata, Sample
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, did_you_mean, first_line
 from clf.files import open_whole
 
 MANIFESTS: Final[Mapping[str, str]] = {".jsonl": "JSONL", ".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
@@ -152,7 +152,7 @@ def _parquet_rows(file: str) -> Rows:
                 number += 1
                 yield f"{file}:{number}", row
     except (arrow.ArrowException, OSError, ValueError) as error:  # the last of text that is none
-        raise UserError(f"{file}: not a Parquet file ({error}); write it anew") from error
+        raise UserError(f"{file}: not a Parquet file ({first_line(error)}); write it anew") from error
 
 
 class SampleReader:
