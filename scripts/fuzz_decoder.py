@@ -68,17 +68,18 @@ def run(seconds: int, findings: Path) -> int:
     """Fuzz for so long, again after each crash; returns how many inputs were decoded."""
     executions, end = 0, time.monotonic() + seconds
     with TemporaryDirectory() as folder:
-        seeds = Path(folder)
-        print(f"{write_seeds(seeds)} seeds, {seconds} seconds")
+        print(f"{write_seeds(Path(folder))} seeds, {seconds} seconds", flush=True)
         while (left := round(end - time.monotonic())) > 0:
-            limits = [f"-max_total_time={left}", f"-max_len={LARGEST}", f"-timeout={SLOW}", f"-rss_limit_mb={MEMORY}"]
-            command = [sys.executable, __file__, "--child", str(findings), *limits, f"-artifact_prefix={findings}/"]
-            done = subprocess.run(
-                [*command, str(seeds)], stderr=subprocess.PIPE, text=True, errors="replace", check=False
+            limits = {"max_total_time": left, "max_len": LARGEST, "timeout": SLOW, "report_slow_units": SLOW}
+            limits |= {"rss_limit_mb": MEMORY, "artifact_prefix": f"{findings}/"}
+            words = [f"-{name}={value}" for name, value in limits.items()]
+            command = [sys.executable, __file__, "--child", str(findings), *words]
+            said = subprocess.run([*command, folder], stderr=subprocess.PIPE, check=False).stderr.decode(
+                errors="replace"
             )
-            counts = re.findall(r"^(?:Done |#)(\d+)\b", done.stderr, flags=re.MULTILINE)
+            counts = re.findall(r"^(?:Done |#)(\d+)\b", said, flags=re.MULTILINE)
             if not counts:
-                raise SystemExit(f"the fuzzer did not start:\n{done.stderr}")
+                raise SystemExit(f"the fuzzer did not start:\n{said}")
             executions += int(counts[-1])
     return executions
 
