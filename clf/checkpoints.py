@@ -143,14 +143,15 @@ def _require_archive(path: Path) -> None:
 
 
 def _is_archive(path: Path) -> bool:
-    """Tell whether a file is a zip archive as torch writes it: not packed, so that it cannot grow in memory."""
+    """Tell whether a file is a zip archive; refuse one that would be more in memory than it is on disk."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):  # of damaged directories
         return False
-    is_packed = any(each.compress_type != zipfile.ZIP_STORED for each in entries)
-    return not is_packed and sum(each.file_size for each in entries) <= path.stat().st_size
+    if sum(each.file_size for each in entries) > path.stat().st_size:
+        raise UserError(f"checkpoint {path} is packed, as clf writes none: it could fill the memory; give another one")
+    return True
 
 
 @contextmanager

@@ -117,6 +117,17 @@ def test_a_zip_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
     assert "is corrupt, or holds code" in refusal(tmp_path / "a.ckpt")
 
 
+def test_a_checkpoint_that_would_grow_in_memory_is_refused_unread(tmp_path: Path) -> None:
+    torch.save(checkpoint(state_dict={"weight": torch.zeros(1000, 1000)}), tmp_path / "a.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.ckpt") as whole,
+        zipfile.ZipFile(tmp_path / "b.ckpt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    assert refusal(tmp_path / "b.ckpt") == ("is packed, as clf writes none: it could fill the memory; give another one")
+
+
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=8))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_refused_by_name_or_does_not_touch_the_facts(tmp_path: Path, at: int, damage: bytes) -> None:
