@@ -71,9 +71,8 @@ def run(seconds: int, findings: Path) -> int:
         print(f"{write_seeds(Path(folder))} seeds, {seconds} seconds", flush=True)
         while (left := round(end - time.monotonic())) > 0:
             limits = {"max_total_time": left, "max_len": LARGEST, "timeout": SLOW, "report_slow_units": SLOW}
-            limits |= {"rss_limit_mb": MEMORY, "artifact_prefix": f"{findings}/"}
-            words = [f"-{name}={value}" for name, value in limits.items()]
-            command = [sys.executable, __file__, "--child", str(findings), *words]
+            words = [f"-{name}={value}" for name, value in {**limits, "rss_limit_mb": MEMORY}.items()]
+            command = [sys.executable, __file__, "--child", str(findings), *words, f"-artifact_prefix={findings}/"]
             said = subprocess.run([*command, folder], stderr=subprocess.PIPE, check=False).stderr.decode(
                 errors="replace"
             )
