@@ -10,6 +10,7 @@ from clf.data.disk import Disk
 from clf.data.exclusion import Exclusion
 from clf.data.layout import SPLITS
 from clf.data.samples import Lister, Samples, Split
+from clf.data.skipping import Skipping
 from clf.data.train_only import TrainOnly
 from clf.errors import UserError
 
@@ -32,6 +33,7 @@ class Catalogue:
         rule: What happens to labels that train lacks.
         seed: Decides which images become validation.
         exclude: What is left out before anything else; None for nothing.
+        skipping: Leaves out bad files next; None stops at them when they are read.
         train_only: Which samples are trained on but never scored; None for no such samples.
         checkpoint: Classes of the model that is scored; None for a model that is trained on this data.
     """
@@ -45,6 +47,7 @@ class Catalogue:
         rule: Literal["error", "skip"],
         seed: int,
         exclude: Exclusion | None = None,
+        skipping: Skipping | None = None,
         train_only: TrainOnly | None = None,
         checkpoint: list[str] | None = None,
     ) -> None:
@@ -54,10 +57,12 @@ class Catalogue:
         self._rule = rule
         self._seed = seed
         self._exclude = exclude
+        self._skipping = skipping
         self._train_only = train_only
         self._disk = Disk()
         self._checkpoint = checkpoint
         self._notes: list[str] = []
+        self._found: dict[Split, Samples] = {}
         self._listed: dict[Split, Samples] = {}
         self._samples: dict[Split, Samples] = {}
 
@@ -92,7 +97,9 @@ class Catalogue:
         if self._exclude:
             for split in SPLITS:  # Only then is it known which lines of a list match nothing.
                 self._list(split)
-            excluded = self._exclude.notes
+            excluded += self._exclude.notes
+        if self._skipping:
+            excluded += self._skipping.notes
         return [*getattr(self.source, "notes", ()), *excluded, *self._notes]
 
     def samples(self, split: Split) -> Samples:
@@ -166,17 +173,34 @@ class Catalogue:
                 raise UserError(f"{self.source}: {same}; a score would be of images trained on: remove them from one")
             self._notes.append(f"{self.source}: {same}")
 
-    def _list(self, split: Split) -> Samples:
-        if split not in self._listed:
+    def found(self, split: Split) -> Samples:
+        """List a split as its source does, but for what is excluded: before any rule, bad files among it.
+
+        Raises:
+            UserError: If the source cannot list it, or nothing is left.
+        """
+        if split not in self._found:
             listed = self.source.samples(split)
             found = listed if isinstance(listed, Samples) else Samples(listed)
-            kept = self._exclude.remove_from(found) if self._exclude else found
-            if found and not kept:
+            self._found[split] = self._exclude.remove_from(found) if self._exclude else found
+            if found and not self._found[split]:
                 raise UserError(f"{self.source}: data.exclude leaves no image in {split}; shorten the lists")
-            if split == "train" and found and self._train_only:
+        return self._found[split]
+
+    def _list(self, split: Split) -> Samples:
+        if split not in self._listed:
+            kept = self.found(split)
+            if self._skipping and kept:
+                kept = self._skipping.left(split, {each: self.found(each) for each in SPLITS})
+            if split == "train" and kept and self._train_only:
                 self._train_only.require_known(kept, where=str(self.source))
             self._listed[split] = kept
         return self._listed[split]
+
+    @property
+    def skipped(self) -> int | None:
+        """Bad files that were left out; None where nobody looked for them."""
+        return self._skipping.bad if self._skipping else None
 
     def _present(self, split: Split) -> Samples:
         if samples := self._list(split):
@@ -199,4 +223,5 @@ class Catalogue:
         sizes = [f"{len(self.samples(split))} {split}" for split in self.available]
         carved = "" if self._list("val") or "val" not in self.available else ", val carved from train"
         missing = "".join(f", no {split}" for split in SPLITS if split not in self.available)
-        return f"{self.source}: {len(self.classes)} classes, {' / '.join(sizes)} images{carved}{missing}"
+        bad = f", {self.skipped} bad files left out" if self.skipped else ""
+        return f"{self.source}: {len(self.classes)} classes, {' / '.join(sizes)} images{carved}{missing}{bad}"
