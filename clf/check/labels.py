@@ -89,7 +89,7 @@ def _missing(counts: Counts) -> Iterator[Finding]:
             yield _finding(
                 "missing-class",
                 "warning",
-                f"{message}how well they are told goes into no score of {split}",
+                f"{message}no score of {split} says how well they are told",
                 len(missing),
             )
 

@@ -57,7 +57,7 @@ class Catalogue:
         self._rule = rule
         self._seed = seed
         self._exclude = exclude
-        self._skipping = skipping
+        self.skipping = skipping
         self._train_only = train_only
         self._disk = Disk()
         self._checkpoint = checkpoint
@@ -98,8 +98,8 @@ class Catalogue:
             for split in SPLITS:  # Only then is it known which lines of a list match nothing.
                 self._list(split)
             excluded += self._exclude.notes
-        if self._skipping:
-            excluded += self._skipping.notes
+        if self.skipping:
+            excluded += self.skipping.notes
         return [*getattr(self.source, "notes", ()), *excluded, *self._notes]
 
     def samples(self, split: Split) -> Samples:
@@ -190,17 +190,12 @@ class Catalogue:
     def _list(self, split: Split) -> Samples:
         if split not in self._listed:
             kept = self.found(split)
-            if self._skipping and kept:
-                kept = self._skipping.left(split, {each: self.found(each) for each in SPLITS})
+            if self.skipping and kept:
+                kept = self.skipping.left(split, {each: self.found(each) for each in SPLITS})
             if split == "train" and kept and self._train_only:
                 self._train_only.require_known(kept, where=str(self.source))
             self._listed[split] = kept
         return self._listed[split]
-
-    @property
-    def skipped(self) -> int | None:
-        """Bad files that were left out; None where nobody looked for them."""
-        return self._skipping.bad if self._skipping else None
 
     def _present(self, split: Split) -> Samples:
         if samples := self._list(split):
@@ -223,5 +218,5 @@ class Catalogue:
         sizes = [f"{len(self.samples(split))} {split}" for split in self.available]
         carved = "" if self._list("val") or "val" not in self.available else ", val carved from train"
         missing = "".join(f", no {split}" for split in SPLITS if split not in self.available)
-        bad = f", {self.skipped} bad files left out" if self.skipped else ""
+        bad = f", {self.skipping.bad} bad files left out" if self.skipping and self.skipping.bad else ""
         return f"{self.source}: {len(self.classes)} classes, {' / '.join(sizes)} images{carved}{missing}{bad}"

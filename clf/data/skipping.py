@@ -34,12 +34,13 @@ class Skipping:
 
     Attributes:
         bad: How many files are bad; None before anything was listed.
-        record: Where the list is kept.
+        text: The list.
     """
 
     def __init__(self, *, most: float, record: str | None, roots: Sequence[str]) -> None:
         self.bad: int | None = None
-        self.record = record
+        self.text = ""
+        self._record = record
         self._most, self._roots = most, roots
         self._left: dict[Split, Samples] = {}
 
@@ -58,26 +59,26 @@ class Skipping:
                 self._scan(listing, key)
                 known = self._is_known(key)
             if known:
-                exclusion = Exclusion([str(self.record)], roots=self._roots)
+                exclusion = Exclusion([str(self._record)], roots=self._roots)
                 self._left = {split: exclusion.remove_from(samples) for split, samples in listing.items()}
         return self._left[split]
 
     @property
     def notes(self) -> list[str]:
         """Say how many files were left out, and where they are listed."""
-        where = f"; {self.record} lists them" if self.record else "; clf check lists them"
+        where = f"; {self._record} lists them" if self._record else "; clf check lists them"
         return [f"data.on_error=skip: {self.bad} files that cannot be read are left out{where}"] if self.bad else []
 
     def _is_known(self, key: str) -> bool:
         """Take the numbers of the record, if there is one and it is of this listing."""
-        if self.record is None or not os.path.isfile(self.record):
+        if self._record is None or not os.path.isfile(self._record):
             return False
-        with open(self.record, encoding="utf-8") as lines:
-            said = re.fullmatch(r"# (\d+) of (\d+) files .* listing (\w+)", lines.readline().rstrip("\n"))
+        text = Path(self._record).read_text("utf-8")
+        said = re.match(r"# (\d+) of (\d+) files .* listing (\w+)\n", text)
         if said is None or said[3] != key:
             return False
-        self.bad = int(said[1])
-        self._require_few(self.bad, int(said[2]), example=f"listed in {self.record}")
+        self.bad, self.text = int(said[1]), text
+        self._require_few(self.bad, int(said[2]), example=f"listed in {self._record}")
         return True
 
     def _scan(self, listing: Listing, key: str) -> None:
@@ -88,13 +89,14 @@ class Skipping:
             self._require_few(len(bad), len(files.paths), example=f"e.g. {files.paths[place]} {found.reason}")
         self.bad = len(bad)
         self._left = {split: _without(samples, files, split, bad) for split, samples in listing.items()}
-        if self.record is not None and not os.path.exists(self.record) and getattr(rank_zero_only, "rank", 0) == 0:
-            first = f"# {len(bad)} of {len(files.paths)} files were left out by data.on_error=skip; listing {key}"
-            lines = [f"# {comment(found.reason)}\n{self._line(files.paths[place])}" for place, found in bad.items()]
-            replace_text(Path(self.record), "\n".join([first, *lines]) + "\n")
+        first = f"# {len(bad)} of {len(files.paths)} files were left out by data.on_error=skip; listing {key}\n"
+        lines = [self._lines(files.paths[place], found) for place, found in bad.items()]
+        self.text = "".join([first, *lines])
+        if self._record is not None and not os.path.exists(self._record) and getattr(rank_zero_only, "rank", 0) == 0:
+            replace_text(Path(self._record), self.text)
 
-    def _line(self, path: str) -> str:
-        return line_for(path, roots=self._roots)
+    def _lines(self, path: str, found: Bad) -> str:
+        return f"# {comment(found.reason)}\n{line_for(path, roots=self._roots)}\n"
 
     def _require_few(self, bad: int, count: int, *, example: str) -> None:
         if bad > self._most * count:
