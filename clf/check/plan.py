@@ -27,7 +27,7 @@ class Plan:
         epochs: Length of the run, which may be infinite and need not be whole.
         all_val_batches: Validation batches of one process.
         val_batches: How many of them a validation scores.
-        validations: Validations of the run.
+        validations_per_epoch: How often an epoch is validated; less than 1 where not each is.
         longest: Seconds after which the run ends whatever it has reached; infinite where nothing says so.
     """
 
@@ -40,8 +40,13 @@ class Plan:
     epochs: float
     all_val_batches: int
     val_batches: int
-    validations: float
+    validations_per_epoch: float
     longest: float = math.inf
+
+    @property
+    def validations(self) -> float:
+        """Validations of the run, which may be infinite."""
+        return self.epochs * self.validations_per_epoch
 
 
 def plan(data: ImageData, trainer: Mapping[str, Any]) -> Plan:
@@ -60,7 +65,6 @@ def plan(data: ImageData, trainer: Mapping[str, Any]) -> Plan:
     accumulate = trainer["accumulate_grad_batches"]
     steps = math.ceil(batches / accumulate) if accumulate else batches
     all_val_batches = count_eval_batches(len(data.samples("val")), **place)
-    epochs = _epochs(trainer, steps=steps)
     return Plan(
         device=device,
         processes=processes,
@@ -68,10 +72,10 @@ def plan(data: ImageData, trainer: Mapping[str, Any]) -> Plan:
         all_batches=all_batches,
         batches=batches,
         steps=steps,
-        epochs=epochs,
+        epochs=_epochs(trainer, steps=steps),
         all_val_batches=all_val_batches,
         val_batches=_limited(all_val_batches, trainer["limit_val_batches"]),
-        validations=epochs * _validations_per_epoch(trainer, batches=batches),
+        validations_per_epoch=_validations_per_epoch(trainer, batches=batches),
         longest=_seconds(trainer["max_time"]),
     )
 
