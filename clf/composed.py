@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from clf import finders, logs
 from clf.allocator import keep_freed_memory
@@ -47,6 +47,8 @@ class Composed(CLI):
 
     Attributes:
         compiled: What ``model.compile`` says.
+        configured: The trainer's settings as the configuration has them.
+        settings: The same, with the precision that there is here.
     """
 
     compiled = False
@@ -66,12 +68,13 @@ class Composed(CLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Let data and model meet, then build a trainer of one process that watches and writes nothing."""
         config = {**self._get(self.config_init, "trainer").as_dict(), **kwargs}
+        asked = dict(config)
         self._check_checkpoint()
         self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
         config["precision"] = (
             available_precision(config["precision"], accelerator=str(config["accelerator"])) or "32-true"
         )
-        self.settings = config
+        self.configured, self.settings = asked, config
         if str(config["devices"]) not in ("auto", "1", "-1"):
             log.info("measured in one process of trainer.devices=%s", config["devices"])
         if self.on_cpu:
@@ -101,6 +104,12 @@ class Composed(CLI):
     def device_name(self) -> str:
         """Say the same in words."""
         return device_name(str(self.settings["accelerator"]))
+
+    @property
+    def watching(self) -> dict[str, Callback | None]:
+        """The run's callbacks by name, which are not attached; None is switched off."""
+        callbacks: dict[str, Callback | None] = self._get(self.config_init, "callbacks").as_dict()
+        return callbacks
 
     @property
     def options(self) -> Namespace:

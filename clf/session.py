@@ -76,6 +76,7 @@ class Session:
                 with suppress(OSError):
                     self._reserved.path.rmdir()
                     self._reserved.path.parent.rmdir()
+                    runs.RUNS.rmdir()
 
     def scratch(self) -> Path:
         """Make a folder for what a command that is no run has to write; it goes when the command ends."""
