@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jsonargparse import Namespace
@@ -135,13 +135,17 @@ class Composed(CLI):
         return data
 
 
+Made = TypeVar("Made", bound=Composed)
+
+
 @contextmanager
-def composed(verb: str, words: Sequence[str]) -> Iterator[Composed]:
+def composed(verb: str, words: Sequence[str], kind: type[Made] = Composed) -> Iterator[Made]:
     """Compose what a command line of ``clf fit`` or ``clf predict`` means.
 
     Args:
         verb: Which of the two.
         words: What follows it.
+        kind: Builds it.
     Raises:
         UserError: For mistakes in usage, configuration or data, in the words of that verb.
     """
@@ -153,6 +157,6 @@ def composed(verb: str, words: Sequence[str]) -> Iterator[Composed]:
         if verb == "fit" and invocation.checkpoint is not None:
             raise UserError("ckpt_path: weights decide nothing about speed; leave it out")
         try:
-            yield Composed(Session(invocation))
+            yield kind(Session(invocation))
         except MisconfigurationException as error:
             raise UserError(first_line(error)) from error

@@ -52,7 +52,7 @@ class Catalogue:
         checkpoint: list[str] | None = None,
     ) -> None:
         self.source = source
-        self._roots = roots
+        self.roots = roots
         self._val_fraction = val_fraction
         self._rule = rule
         self._seed = seed
@@ -204,8 +204,8 @@ class Catalogue:
         raise UserError(f"{self.source}: there is no {split} split (only {there}); add one, or use another dataset")
 
     def _bases(self) -> Sequence[str]:
-        if self._roots:
-            return self._roots
+        if self.roots:
+            return self.roots
         folders = {os.path.dirname(sample.path) for split in SPLITS for sample in self._list(split)}
         return [os.path.commonpath([os.path.abspath(folder) for folder in folders])]
 

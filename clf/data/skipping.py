@@ -56,7 +56,7 @@ class Skipping:
         if self.bad is None:
             key = splits.fingerprint(listing, bases=self._roots)
             if not (known := self._is_known(key)):
-                self._scan(listing, key)
+                self._scan(listing)
                 known = self._is_known(key)
             if known:
                 exclusion = Exclusion([str(self._record)], roots=self._roots)
@@ -73,7 +73,7 @@ class Skipping:
         """Take the numbers of the record, if there is one and it is of this listing."""
         if self._record is None or not os.path.isfile(self._record):
             return False
-        text = Path(self._record).read_text("utf-8")
+        text = Path(self._record).read_text("utf-8", errors="replace")
         said = re.match(r"# (\d+) of (\d+) files .* listing (\w+)\n", text)
         if said is None or said[3] != key:
             return False
@@ -81,7 +81,7 @@ class Skipping:
         self._require_few(self.bad, int(said[2]), example=f"listed in {self._record}")
         return True
 
-    def _scan(self, listing: Listing, key: str) -> None:
+    def _scan(self, listing: Listing) -> None:
         files = Files(listing)
         bad = scan(files.paths, title="reading all images (data.on_error=skip)")
         if bad:
@@ -89,14 +89,9 @@ class Skipping:
             self._require_few(len(bad), len(files.paths), example=f"e.g. {files.paths[place]} {found.reason}")
         self.bad = len(bad)
         self._left = {split: _without(samples, files, split, bad) for split, samples in listing.items()}
-        first = f"# {len(bad)} of {len(files.paths)} files were left out by data.on_error=skip; listing {key}\n"
-        lines = [self._lines(files.paths[place], found) for place, found in bad.items()]
-        self.text = "".join([first, *lines])
+        self.text = as_record(listing, files, bad, roots=self._roots)
         if self._record is not None and not os.path.exists(self._record) and getattr(rank_zero_only, "rank", 0) == 0:
             replace_text(Path(self._record), self.text)
-
-    def _lines(self, path: str, found: Bad) -> str:
-        return f"# {comment(found.reason)}\n{line_for(path, roots=self._roots)}\n"
 
     def _require_few(self, bad: int, count: int, *, example: str) -> None:
         if bad > self._most * count:
@@ -104,6 +99,23 @@ class Skipping:
                 f"data.on_error=skip: {bad} of {count} files cannot be read, {example}; that is more than "
                 f"data.max_bad_fraction={self._most}: mend or remove them (clf check lists all), or raise it"
             )
+
+
+def as_record(listing: Listing, files: Files, bad: Mapping[int, Bad], *, roots: Sequence[str]) -> str:
+    """Write the list of bad files, which says what it is a list of.
+
+    Args:
+        listing: All splits.
+        files: The files of that listing.
+        bad: The bad ones by their place.
+        roots: Folders that paths count from.
+    """
+    key = splits.fingerprint(listing, bases=roots)
+    first = f"# {len(bad)} of {len(files.paths)} files were left out by data.on_error=skip; listing {key}\n"
+    lines = (
+        f"# {comment(found.reason)}\n{line_for(files.paths[place], roots=roots)}\n" for place, found in bad.items()
+    )
+    return "".join([first, *lines])
 
 
 def _without(samples: Samples, files: Files, split: Split, bad: Mapping[int, Bad]) -> Samples:
