@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -135,11 +135,8 @@ class Composed(CLI):
         return data
 
 
-Made = TypeVar("Made", bound=Composed)
-
-
 @contextmanager
-def composed(verb: str, words: Sequence[str], kind: type[Made] = Composed) -> Iterator[Made]:
+def composed(verb: str, words: Sequence[str], kind: type[Composed] = Composed) -> Iterator[Composed]:
     """Compose what a command line of ``clf fit`` or ``clf predict`` means.
 
     Args:

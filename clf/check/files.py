@@ -58,6 +58,14 @@ def _bad(paths: Sequence[str], bad: Mapping[int, Bad], severity: Severity) -> It
         yield Finding(problem, "files", severity, message, len(images), images)
 
 
+def too_many(bad: int, count: int, *, most: float) -> list[Finding]:
+    """Say that more files are bad than ``data.on_error: skip`` may leave out, if that is so."""
+    if bad <= most * count:
+        return []
+    message = f"{bad:,} of {count:,} files are bad, more than data.max_bad_fraction={most}; clf fit stops"
+    return [Finding("too-many-bad-files", "files", "error", message, bad)]
+
+
 def _wrong_suffixes(paths: Sequence[str], looks: Looks) -> Iterator[Finding]:
     """Note suffixes that name another format; all is read by its content."""
     wrong = []
