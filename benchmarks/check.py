@@ -1,7 +1,7 @@
 """How long ``clf check`` takes, and how much memory: ``python benchmarks/check.py``.
 
-- ``check_photos``: seconds for ten thousand photo-like JPEGs of 500 x 375 pixels, all of them different: crops, mirrored
-  or not, of a few hundred drawn ones. Everything about files, duplicates and labels is looked for; imports count.
+- ``check_photos``: seconds for ten thousand photo-like JPEGs of 500 x 375 pixels, all of them different: crops of a few
+  hundred drawn ones, some mirrored. Everything about files, duplicates and labels is looked for; imports count.
 - ``check_rows``: seconds, and memory at its highest, for manifests of ten thousand to a million rows that name a few
   hundred small images again and again. The exponent is the slope of a straight line through the logarithms.
 """
