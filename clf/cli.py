@@ -187,6 +187,7 @@ class CLI(LightningCLI):
             refuse_overwriting(output, inputs=config.data.predict)
             if output is not None and config.callbacks.predictions is not None:
                 config.callbacks.predictions.init_args.output = output
+        config.data.bad_list = config.data.bad_list or self.session.bad_list
         if self.invocation.checkpoint is not None:
             # The weights come from the checkpoint; those it began with need not be had any more.
             config.model.pretrained, config.model.weights = False, None

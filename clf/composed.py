@@ -136,12 +136,13 @@ class Composed(CLI):
 
 
 @contextmanager
-def composed(verb: str, words: Sequence[str]) -> Iterator[Composed]:
+def composed(verb: str, words: Sequence[str], kind: type[Composed] = Composed) -> Iterator[Composed]:
     """Compose what a command line of ``clf fit`` or ``clf predict`` means.
 
     Args:
         verb: Which of the two.
         words: What follows it.
+        kind: Builds it.
     Raises:
         UserError: For mistakes in usage, configuration or data, in the words of that verb.
     """
@@ -153,6 +154,6 @@ def composed(verb: str, words: Sequence[str]) -> Iterator[Composed]:
         if verb == "fit" and invocation.checkpoint is not None:
             raise UserError("ckpt_path: weights decide nothing about speed; leave it out")
         try:
-            yield Composed(Session(invocation))
+            yield kind(Session(invocation))
         except MisconfigurationException as error:
             raise UserError(first_line(error)) from error

@@ -151,10 +151,14 @@ class SampleReader:
         path: Key of a row's image, whose path is relative to the folder of the file that names it.
         label: Key of a row's label; None takes ``suffix`` where a row has it and ``label`` otherwise.
         facts: Keys that become metadata beside those of a row's ``metadata``.
+        keep_missing: Whether images that are not on disk are listed all the same.
     """
 
-    def __init__(self, *, path: str, label: str | None, facts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, path: str, label: str | None, facts: tuple[str, ...] = (), keep_missing: bool = False
+    ) -> None:
         self.unlabelled = 0
+        self._keep_missing = keep_missing
         self._path, self._label, self._facts = path, label, facts
         self._missing: list[str] = []
         self._disk = Disk()
@@ -173,7 +177,7 @@ class SampleReader:
         sample = Sample(
             join(place, row_image(row, place=place, key=self._path)), label, self._metadata(row, place=place)
         )
-        if not self._disk.holds(sample.path):
+        if not (self._keep_missing or self._disk.holds(sample.path)):
             self._missing.append(f"{place}: image {sample.path!r} is not on disk")
         return sample
 
