@@ -57,17 +57,13 @@ def test_who_skips_the_check_trains_and_who_resumes_is_warned(pets: Path, capfd:
     assert "skip_check" not in yaml.safe_load(Path("runs/latest/config.yaml").read_text())
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
     said = checked(capfd.readouterr().err)
-    assert [line.split(":")[1].split("=")[0].strip() for line in said] == [
-        "callbacks.early_stopping",
-        "trainer.detect_anomaly",
+    assert [line.split(":")[1].split("=")[0] for line in said] == [
+        *(" callbacks.early_stopping", " trainer.detect_anomaly", " train"),
     ]
     assert PROBLEM in said[0]
-    assert [
-        line.split(" ", 3)[2] for line in Path("runs/latest/log.txt").read_text().splitlines() if "check: " in line
-    ] == [
-        "WARNING",
-        "WARNING",
-    ]
+    assert "2 of 2 classes have fewer than 10 images" in said[2]
+    kept = [line.split(" ", 2)[2] for line in Path("runs/latest/log.txt").read_text().splitlines() if "check: " in line]
+    assert kept == [f"WARNING {line}" for line in said]
     with Path("runs/latest/metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
 
@@ -77,6 +73,7 @@ def test_only_the_first_process_speaks(
 ) -> None:
     dry = (*FIT, *WRONG, "--trainer.fast_dev_run", "1")
     assert main(dry) == 2
+    assert checked(capfd.readouterr().err)
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     assert main(dry) == 0
     assert checked(capfd.readouterr().err) == []

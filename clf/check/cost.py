@@ -79,7 +79,7 @@ class Cost:
             rows.append(
                 ("price", most + _range(f"{price.low:.2f}", f"{price.high:.2f}"), f"at {self.price_per_hour:g} an hour")
             )
-        return rows
+        return [*rows, *(("note", note, "") for note in self.notes)]
 
     def to_dict(self) -> dict[str, Any]:
         """Say everything as primitives; the unit stands in the key."""
