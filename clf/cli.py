@@ -30,7 +30,6 @@ from clf.callbacks.report import Report
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
 from clf.check import before_fit
-from clf.check.configuration import configuration
 from clf.checkpoints import read_step, require_fitting
 from clf.classifier import Classifier
 from clf.config import compose
@@ -280,8 +279,8 @@ class CLI(LightningCLI):
     def _check(self, trainer: dict[str, Any], callbacks: dict[str, Callback | None]) -> None:
         """Look at a fit for what would spoil it, in the first process, before anything is left behind."""
         if self.verb == "fit" and not self.skips_check and getattr(rank_zero_only, "rank", 0) == 0:
-            found = configuration(self.datamodule, self.model, trainer=trainer, callbacks=callbacks)
-            before_fit.tell(found, resumes=self.session.resumes)
+            resumes = self.session.resumes
+            before_fit.look(self.datamodule, self.model, trainer=trainer, callbacks=callbacks, resumes=resumes)
 
     def _introduce(self, trainer: dict[str, Any]) -> None:
         """Say in the first line what is trained or used, on which data, from which weights, on which device."""

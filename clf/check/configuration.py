@@ -5,7 +5,7 @@ Few rules, each for a mistake that costs a night and that nothing else refuses.
 
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -208,7 +208,3 @@ def _check_splits(data: ImageData) -> Iterator[Finding]:
     if "test" not in data.available:
         text = "there is no test split: clf test will have nothing to score, and the validation chose the checkpoint"
         yield _finding("no-test-split", "note", text)
-
-
-SAID_BY_FIT: Final[Sequence[str]] = ("more-workers-than-cores", "half-precision-without-gpu", "no-test-split")
-"""Rules that a fit has lines of its own for."""

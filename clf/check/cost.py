@@ -67,12 +67,19 @@ class Cost:
         if probed.gpu_memory is not None:
             rows.append(("memory of the GPU", f"{probed.gpu_memory / 1e9:.2f} GB", "reserved, at most"))
         if self.run is not None:
-            rows.insert(1, ("the run", most + _duration(self.run), f"{self.plan.epochs:g} epochs"))
+            rows.insert(
+                1,
+                (
+                    "the run",
+                    most + _duration(self.run),
+                    f"of {self.plan.epochs:g} epochs",
+                ),
+            )
         if (price := self.price) is not None:
             rows.append(
                 ("price", most + _range(f"{price.low:.2f}", f"{price.high:.2f}"), f"at {self.price_per_hour:g} an hour")
             )
-        return rows
+        return [*rows, *(("note", note, "") for note in self.notes)]
 
     def to_dict(self) -> dict[str, Any]:
         """Say everything as primitives; the unit stands in the key."""
@@ -175,7 +182,7 @@ def _findings(probed: Probe) -> list[Finding]:
 
 def _duration(span: Span) -> str:
     """Write a range of seconds in a unit that suits it."""
-    unit, size = next((each for each in _UNITS if span.mean >= each[1]), _UNITS[-1])
+    unit, size = next((each for each in _UNITS if span.low >= each[1]), _UNITS[-1])
     return f"{_range(*(f'{value / size:.3g}' for value in (span.low, span.high)))} {unit}"
 
 
