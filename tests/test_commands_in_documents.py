@@ -80,6 +80,11 @@ def draw_checkout(folder: Path) -> None:
         subprocess.run(("git", *step), cwd=folder, check=True)
 
 
+def label_twice(folder: Path) -> None:
+    """Give an image to two classes."""
+    shutil.copy(folder / "birds/train/sparrow/0.jpg", folder / "birds/train/wren/copy.jpg")
+
+
 def draw_folder(folder: Path) -> None:
     """Give the name that stands for any dataset to one."""
     (folder / "FOLDER").symlink_to("birds")
@@ -93,6 +98,7 @@ PAGES = {
     "docs/docker.md": Page(draw=draw_checkout),
     "docs/export.md": Page(runs=("resnet18/002", "resnet18/003"), python=True),
     "docs/seeing.md": Page(runs=("resnet50/001", "resnet18/003"), leaves=("comparison.html", "comparison.json")),
+    "docs/howto/check.md": Page(draw=label_twice, leaves=("bad.txt",)),
     "docs/howto/faster.md": Page(runs=("resnet18/003",), leaves=("bench.json",)),
     "docs/serve.md": Page(runs=("resnet18/003",), leaves=("models/current/model.onnx",)),
     "docs/synthetic.md": Page(draw=draw_games, leaves=("data/wanted/synthetic.json", "data/games-rendered")),
@@ -320,6 +326,8 @@ def test_pages_about_several_processes_are_typed_outside_of_this_one(reader: Rea
         ("fit --config a.yaml --model.network nets.Own", {**{k: TINY[k] for k in list(TINY)[1:]}, EPOCHS: "1"}),
         ("export", {}),
         ("bench", {}),
+        ("check --strict", {"--seconds": "0.05"}),
+        ("check --config a.yaml", {"--seconds": "0.05", **TINY}),
         ("bench infer", {"--seconds": "0.05"}),
         ("bench startup --config a.yaml", {"--repeats": "1", **TINY}),
         ("bench data --config a.yaml --seconds 1", TINY),
