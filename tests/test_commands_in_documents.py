@@ -45,13 +45,13 @@ class Page:
 def draw_birds(folder: Path) -> None:
     """Draw what every reader has: ``birds/`` with two classes that are easy to tell apart, new photos and one more."""
     counts = {"train": 8, "valid": 6, "test": 4}
-    for split, count in counts.items():
+    for at, (split, count) in enumerate(counts.items()):
         for label, colour in {"sparrow": (150, 90, 30), "wren": (30, 90, 150)}.items():
             for number in range(count):
-                _photo(folder / "birds" / split / label / f"{number}.jpg", colour, seed=number)
+                _photo(folder / "birds" / split / label / f"{number}.jpg", colour, seed=100 * at + number)
     for number in range(3):
-        _photo(folder / "new_photos" / f"{number}.jpg", (150, 90, 30), seed=99 + number)
-    _photo(folder / "photo.jpg", (30, 90, 150), seed=98)
+        _photo(folder / "new_photos" / f"{number}.jpg", (150, 90, 30), seed=999 + number)
+    _photo(folder / "photo.jpg", (30, 90, 150), seed=998)
 
 
 def _photo(file: Path, colour: tuple[int, int, int], *, seed: int) -> None:
