@@ -143,6 +143,20 @@ def test_different_images_are_no_finding_however_little_they_show(tmp_path: Path
     assert look({"train": samples[::2], "test": samples[1::2]}) == []
 
 
+@pytest.mark.parametrize(("amplitude", "patch"), [(120, 56), (20, 24), (6, 3)])
+def test_pictures_that_differ_in_a_small_part_are_different_ones(tmp_path: Path, amplitude: int, patch: int) -> None:
+    """A number on a shirt, say: all long waves are the same, and what differs is small beside the whole or faint."""
+    blocks = np.random.default_rng(3).uniform(-1, 1, (8, 8)).repeat(8, 0).repeat(8, 1)  # (64, 64)
+    samples = []
+    for at, (row, column) in enumerate([(0, 0), (20, 20), (40, 8), (8, 44)]):
+        grey = 128 + amplitude * blocks
+        place = np.s_[row : row + 8, column : column + 4]
+        grey[place] -= np.sign(grey[place] - 128) * patch
+        Image.fromarray(np.repeat(grey[..., None], 3, 2).astype(np.uint8)).save(tmp_path / f"{at}.png")
+        samples.append(Sample(f"{tmp_path}/{at}.png", "x"))
+    assert look({"train": samples}) == []
+
+
 def test_no_pair_that_differs_in_four_bits_or_fewer_is_missed() -> None:
     rng = np.random.default_rng(0)
     signs = rng.integers(0, 2**63, 3000, np.uint64)
