@@ -50,6 +50,7 @@ class Diagnosis:
         subjects: What is looked for.
         few: Training images below which a class is rare.
         price_per_hour: What an hour of this machine costs.
+        seconds: About how long training is measured for the cost.
         scratch: An empty folder.
     """
 
@@ -57,6 +58,7 @@ class Diagnosis:
     subjects: Sequence[Subject]
     few: int
     price_per_hour: float | None
+    seconds: float
     scratch: Path
 
     def report(self) -> Report:
@@ -130,22 +132,23 @@ class Diagnosis:
     def _configuration(self, report: Report) -> None:
         """Build everything as fit would; what it refuses is an error, whatever was found before."""
         known = ["--data.bad_list", str(self._record)] if self._skips and self._record.is_file() else []
+        is_sound = all(finding.severity != "error" for finding in report.findings)
         try:
             with composed("fit", [*self.words, *known]) as made:
                 if "configuration" in self.subjects:
                     report.findings += configuration(
                         made.datamodule, made.model, trainer=made.configured, callbacks=made.watching
                     )
-                if "cost" in self.subjects:
+                if "cost" in self.subjects and is_sound:
                     self._cost(made, report)
         except UserError as error:
+            is_sound = False
             report.findings.append(Finding("refused", "configuration", "error", f"clf fit stops: {error}"))
-
-    def _cost(self, made: Composed, report: Report) -> None:
-        if any(finding.severity == "error" for finding in report.findings):
+        if "cost" in self.subjects and not is_sound:
             text = "the cost was not measured: mend the errors first"
             report.findings.append(Finding("not-measured", "cost", "note", text))
-            return
+
+    def _cost(self, made: Composed, report: Report) -> None:
         measured, found = cost(
             made.trainer,
             made.model,
@@ -153,6 +156,7 @@ class Diagnosis:
             settings=made.configured,
             callbacks=made.watching,
             price_per_hour=self.price_per_hour,
+            seconds=self.seconds,
             compiled=made.compiled,
         )
         report.findings += found

@@ -41,8 +41,14 @@ def main(words: Sequence[str]) -> int:
     from clf.diagnosis import Diagnosis  # Here, because it is slow: --help needs none of it.
 
     with TemporaryDirectory(prefix="clf-check-") as scratch:
-        price = options.price_per_hour
-        diagnosis = Diagnosis(_with_reference(keys), options.only, options.few, price, Path(scratch))
+        diagnosis = Diagnosis(
+            _with_reference(keys),
+            options.only,
+            few=options.few,
+            price_per_hour=options.price_per_hour,
+            seconds=options.seconds,
+            scratch=Path(scratch),
+        )
         report = diagnosis.report()
     code = exit_code(report.findings, strict=options.strict)
     said = json.dumps({**report.to_dict(), "exit_code": code}, indent=2, ensure_ascii=False)
@@ -66,7 +72,9 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--only", metavar="SUBJECTS", type=_subjects, default=SUBJECTS, help=text)
     text = "training images below which a class is called rare (10)"
     parser.add_argument("--few", metavar="N", type=_whole, default=10, help=text)
-    parser.add_argument("--price_per_hour", metavar="X", type=_price, help="price of an hour of this machine")
+    parser.add_argument("--price_per_hour", metavar="X", type=_number, help="price of an hour of this machine")
+    text = "about how long training is measured for the cost (10)"
+    parser.add_argument("--seconds", metavar="S", type=_number, default=10.0, help=text)
     parser.add_argument("--strict", action="store_true", help="exit with 1 if there are warnings")
     text = "print JSON instead of tables, or write it to FILE beside them; it names all images"
     parser.add_argument("--json", metavar="FILE", nargs="?", const="-", help=text)
@@ -94,7 +102,7 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _price(text: str) -> float:
+def _number(text: str) -> float:
     if not text.replace(".", "", 1).isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} must be a number, e.g. 0.35")
     return float(text)

@@ -101,8 +101,9 @@ def line_for(path: str, *, roots: Sequence[str]) -> str:
     below = len(roots) == 1 and path.startswith(f"{roots[0]}/")
     line = relative(path, roots) if below else os.path.abspath(path)
     line = re.sub(r"[*?[]", lambda found: f"[{found[0]}]", line)
-    line = re.sub(r"^[#\s]|\s$", lambda found: f"[{found[0]}]", line)
-    return re.sub(r"[\n\r\ud800-\udfff]", "?", line)  # what no line can hold
+    line = re.sub(r"^(#|[^\S\n\r])|[^\S\n\r]\Z", lambda found: f"[{found[0]}]", line)
+    line = re.sub(r"[\n\r]", "[! -\U0010ffff]", line)  # Any control character: no line can hold these,
+    return re.sub(r"[\ud800-\udfff]", "[! -\ud7ff]", line)  # nor UTF-8 half a surrogate pair.
 
 
 def comment(text: str) -> str:
