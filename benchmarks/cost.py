@@ -59,7 +59,8 @@ def main() -> None:
     parser = measuring.arguments(__doc__, rounds=1)
     parser.add_argument("words", nargs="*", help="a command line of clf fit, behind --")
     flags = measuring.parse(parser)
-    words = flags.words or DEFAULT
+    # Both work in a folder of their own.
+    words = [str(Path(word).absolute()) if Path(word).exists() else word for word in flags.words or DEFAULT]
     ratios: dict[str, list[float]] = {"time": [], "memory": []}
     with TemporaryDirectory() as folder:
         for turn in range(flags.rounds):
