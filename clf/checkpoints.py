@@ -196,6 +196,28 @@ def describe_mismatch(saved: Facts, current: Facts) -> list[str]:
     return differences
 
 
+def require_fitting(saved: Facts, current: Facts, *, checkpoint: Path) -> None:
+    """Refuse a checkpoint that is unfit for a classifier.
+
+    Args:
+        saved: What the checkpoint says about its classifier.
+        current: What the classifier says about itself.
+        checkpoint: The file.
+    Raises:
+        UserError: Naming each difference, or the network that only a configuration may name.
+    """
+    if "class_path" in saved.network and "arch" in current.network:
+        raise UserError(
+            f"{checkpoint} holds a network of your own, {saved.network['class_path']}; "
+            "nothing is imported because a checkpoint says so: give its configuration with --config"
+        )
+    if differences := describe_mismatch(saved, current):
+        raise UserError(
+            f"{checkpoint} does not fit this configuration and data: {', '.join(differences)}; "
+            "use those it was trained with, or start a new run"
+        )
+
+
 def _shorten(names: list[str], most: int = 5) -> str:
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -14,7 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO, Final
 
+from clf.mounts import mount_of, scratch
+
 _NO_WAITING: Final = getattr(os, "O_NONBLOCK", 0)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+"""How filesystems say that they have nothing to wait for."""
 
 
 def open_whole(path: str | Path, *, most: int = sys.maxsize, buffering: int = -1) -> BinaryIO:
@@ -37,12 +42,6 @@ def open_whole(path: str | Path, *, most: int = sys.maxsize, buffering: int = -1
     if not stat.S_ISREG(about.st_mode):
         raise ValueError("it is a pipe or a device, not a file")
     raise ValueError(f"its {about.st_size} bytes are more than {most}")
-
-from clf.mounts import mount_of, scratch
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-"""How filesystems say that they have nothing to wait for."""
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:

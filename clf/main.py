@@ -21,6 +21,7 @@ TRAINER_VERBS = {
 PLAIN_VERBS = {
     "compare": "say which of several runs is better, and whether the difference is more than noise",
     "report": "write a run's report.html again; RUN is its directory, by default the latest",
+    "check": "look at data and configuration without training: what is wrong, and what a run will cost",
     "bench": "measure how fast the parts are on this machine, and which key to change",
     "synth": "render jersey numbers: a dataset, or what a real one lacks",
     "serve": "answer predictions of an exported model over HTTP, with a page",
@@ -148,6 +149,10 @@ def _dispatch(words: list[str]) -> int:
         return serve(rest)
     if verb == "report":
         return _report(rest)
+    if verb == "check":
+        from clf.preflight import main as check
+
+        return check(rest)
     if verb == "bench":
         from clf.bench.front import main as bench
 

@@ -41,14 +41,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_PILLOW_MODULES = re.compile(r"PIL\.")
-
 # Transparent images are mostly drawn for white pages: dark text or a logo would vanish on black.
 _BACKGROUND = (255, 255, 255)
 
-MAX_PIXELS = 50_000_000
-"""Larger images are refused by their header, unless the caller says otherwise."""
-
+MAX_PIXELS = 50_000_000  # Larger images are refused by their header, unless the caller says otherwise.
 MAX_BYTES = 1 << 30  # Larger files are refused unread: so many pixels need no more in any format.
 
 # What would be larger after the resize is not resized as a whole to be cropped afterwards.
@@ -273,7 +269,7 @@ def _pillow_warnings_ignored() -> Iterator[None]:
     one entry, for Pillow's modules only, and takes an equal one out of the same list: each thread has its own in there.
     """
     filters = cast(list[tuple[str, None, type[Warning], re.Pattern[str], int]], warnings.filters)
-    entry = ("ignore", None, Warning, _PILLOW_MODULES, 0)
+    entry = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
     filters.insert(0, entry)
     try:
         yield
@@ -297,10 +293,8 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
 def _name(source: str | Path | bytes | Image.Image) -> str:
     if isinstance(source, bytes):
         return f"of {len(source)} bytes"
-    if isinstance(source, Image.Image):
-        source = getattr(source, "filename", "")
-        return repr(str(source)) if source else "without a file"
-    return repr(str(source))
+    name = getattr(source, "filename", "") if isinstance(source, Image.Image) else source
+    return repr(str(name)) if name else "without a file"
 
 
 def _reason(error: Exception) -> str:

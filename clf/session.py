@@ -18,6 +18,7 @@ from lightning.pytorch import Trainer
 
 from clf import logs, results, runs
 from clf.config import flatten
+from clf.data.skipping import RECORD
 from clf.errors import UserError
 from clf.invocation import Invocation
 from clf.mounts import mount_of
@@ -76,15 +77,23 @@ class Session:
         if self._reserved is not None:
             os.environ.pop(_RANK_ZERO_RUN, None)
             if not self._reserved.config.exists():
-                (self._reserved.path / "log.txt").unlink(missing_ok=True)
+                for name in ("log.txt", RECORD):
+                    (self._reserved.path / name).unlink(missing_ok=True)
                 with suppress(OSError):
                     self._reserved.path.rmdir()
                     self._reserved.path.parent.rmdir()
+                    runs.RUNS.rmdir()
 
     def scratch(self) -> Path:
         """Make a folder for what a command that is no run has to write; it goes when the command ends."""
         self._scratch = TemporaryDirectory(prefix="clf-")
         return Path(self._scratch.name)
+
+    @property
+    def bad_list(self) -> str | None:
+        """File in which the run keeps what ``data.on_error: skip`` left out; other verbs than fit only read it."""
+        path = self.run.path / RECORD if self.run else None
+        return str(path) if path and (self.invocation.verb == "fit" or path.is_file()) else None
 
     @property
     def output(self) -> Path:

@@ -189,17 +189,17 @@ def _checked(transform: Transform, label: str) -> Transform:
     """Return an entry of a user's list, refusing at once what could never work."""
     if not callable(transform):
         raise UserError(f"{label}={transform!r} is no transform; name a class by class_path")
-    for inner in _with_inner(transform):
+    for inner in with_inner(transform):
         if "Normalize" in type(inner).__name__:  # Of torchvision v1 and v2, kornia, ...
             raise UserError(f"{label} normalises, which happens after the list anyway; remove {type(inner).__name__}")
     return transform
 
 
-def _with_inner(transform: object) -> Iterator[object]:
+def with_inner(transform: object) -> Iterator[object]:
     """Walk a transform and those it holds, as Compose and RandomApply do."""
     yield transform
     for inner in getattr(transform, "transforms", ()):
-        yield from _with_inner(inner)
+        yield from with_inner(inner)
 
 
 def _flaw(output: object) -> str:

@@ -17,7 +17,7 @@ HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
     ("F4", {"preflight"}),
-    ("F4", {"bench"}),
+    ("F4", {"bench", "diagnosis"}),
     ("F4", {"composed"}),
     ("F4", {"cli", "compare", "predict_onnx", "serve", "shipped", "synth"}),
     ("F4", {"endings"}),

@@ -13,6 +13,7 @@ REASONS = {
     "clf/files.py": "it is how others write",
     "clf/main.py": "the null device, for what nobody reads",
     "clf/mounts.py": "files of a few bytes, to try what the filesystem can do",
+    "clf/check/memory.py": "a word to the kernel, not a file",
     "clf/durable.py": "writes what `replacing` has named",
     "clf/predictions.py": "rows as they come, into what `partial_of` has named; `place` puts it there",
     "clf/runs.py": "the link runs/latest, made under another name and renamed",

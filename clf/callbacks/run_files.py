@@ -8,6 +8,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clf import results, runs
+from clf.data.datamodule import ImageData
+from clf.data.skipping import RECORD
 from clf.environment import environment
 from clf.exported import labels_mapping
 from clf.files import replace_text
@@ -40,6 +42,8 @@ class RunFiles(Callback):
         results.record(self.run.path / "metrics.json", {"finished": None})
         keep_and_write(self.run.config, self.config)
         facts = {**environment(), **self.facts}
+        if (skipped := self._keep_list(trainer)) is not None:
+            facts["data"] = {**facts["data"], "skipped": skipped}
         path = self.run.path / "environment.json"
         # What others have added, e.g. how fast the network is, is theirs to replace: it makes no other circumstances.
         added = {key: value for key, value in results.read(path).items() if key not in facts}
@@ -50,6 +54,15 @@ class RunFiles(Callback):
         runs.publish(self.run)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.config))
+
+    def _keep_list(self, trainer: Trainer) -> int | None:
+        """Keep which bad files were left out, wherever the list is; say how many, or None if nobody looked for any."""
+        data = getattr(trainer, "datamodule", None)
+        skipping = data.catalogue.skipping if isinstance(data, ImageData) else None
+        kept = self.run.path / RECORD
+        if skipping is not None and not kept.exists():
+            replace_text(kept, skipping.text)
+        return None if skipping is None else skipping.bad
 
 
 def keep_and_write(path: Path, text: str) -> None:

@@ -1,17 +1,14 @@
 """Training images, decoded and shrunk once for all epochs, workers, processes and runs."""
 
 import errno
-import itertools
 import logging
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from queue import SimpleQueue
 from typing import Final, Literal
 
 import numpy as np
@@ -21,14 +18,13 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from clf.cores import usable_cores
 from clf.crops import read, reduction, shrunk
 from clf.data.cachefile import Cache, TooLarge, Writer
 from clf.data.cacheplace import Place, disk, in_words, memory, require_locks
+from clf.data.threads import in_threads
 from clf.errors import UserError
 from clf.files import open_whole
 from clf.preprocess import FORMATS, MAX_BYTES, UnreadableImage
-from clf.progressbar import watched
 from clf.transforms import one_thread
 
 log = logging.getLogger("clf")
@@ -39,7 +35,6 @@ Say = Callable[[str], None]
 _FORMAT: Final = 1  # goes up when the same files and settings come to other pixels
 _MOST_MEASURED: Final = 100
 _SLACK: Final = 1.25  # Shrinking by less would take as long as decoding, blur, and save little room.
-_CHUNK: Final = 16  # images that a thread takes at a time
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -189,39 +184,15 @@ def _describe(cache: Cache, place: Place, key: str, note: str) -> str:
 
 
 def _fill(writer: Writer, wanted: Wanted) -> None:
-    """Decode all files in threads: the decoders work without the interpreter's lock."""
-    count = len(wanted.paths)
-    starts = range(0, count, _CHUNK)
-    todo, done, stop = iter(starts), SimpleQueue[BaseException | None](), threading.Event()
-
-    def work() -> None:
-        try:
-            for start in itertools.takewhile(lambda _: not stop.is_set(), todo):
-                for index in itertools.takewhile(lambda _: not stop.is_set(), range(start, min(start + _CHUNK, count))):
-                    _add(writer, index, wanted)
-                done.put(None)
-        except BaseException as error:
-            done.put(error)
-
-    with one_thread(), _running(work, stop):
-        for _ in watched(starts, title="decoding images for the cache"):
-            if (error := done.get()) is not None:
-                raise error
-            writer.settle()
+    """Decode all files, and put them into the cache as they come."""
+    with one_thread():
+        in_threads(
+            lambda index: _add(writer, index, wanted),
+            len(wanted.paths),
+            title="decoding images for the cache",
+            between=writer.settle,
+        )
     writer.finish()
-
-
-@contextmanager
-def _running(work: Callable[[], None], stop: threading.Event) -> Iterator[None]:
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(usable_cores())]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def _add(writer: Writer, index: int, wanted: Wanted) -> None:

@@ -163,12 +163,20 @@ class SampleReader:
         label: Key of a row's label; None takes ``suffix`` where a row has it and ``label`` otherwise.
         facts: Keys that become metadata beside those of a row's ``metadata``.
         inside: Folders that no path may lead out of; None where paths may lead anywhere.
+        keep_missing: Whether images that are not on disk are listed all the same.
     """
 
     def __init__(
-        self, *, path: str, label: str | None, facts: tuple[str, ...] = (), inside: tuple[str, ...] | None = None
+        self,
+        *,
+        path: str,
+        label: str | None,
+        facts: tuple[str, ...] = (),
+        inside: tuple[str, ...] | None = None,
+        keep_missing: bool = False,
     ) -> None:
         self.unlabelled = 0
+        self._keep_missing = keep_missing
         self._path, self._label, self._facts = path, label, facts
         self._missing: list[str] = []
         self._disk = Disk()
@@ -188,7 +196,7 @@ class SampleReader:
         sample = Sample(
             join(place, row_image(row, place=place, key=self._path)), label, self._metadata(row, place=place)
         )
-        if not self._disk.holds(sample.path):
+        if not (self._keep_missing or self._disk.holds(sample.path)):
             self._missing.append(f"{place}: image {sample.path!r} is not on disk")
         if self._fence:
             self._fence.require_inside(sample.path, place=place)
