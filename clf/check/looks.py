@@ -48,7 +48,7 @@ class Looks:
     """Fills up while files are read, from any thread.
 
     Args:
-        count: How many files there are; 330 bytes are taken for each.
+        count: How many files there are; 840 bytes are taken for each.
 
     Attributes:
         known: Whether an image was seen in a place, bool (N,).
