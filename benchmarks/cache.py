@@ -2,8 +2,9 @@
 
 - ``cache_warm``: an epoch of training images out of the cache, against the same without it and against torchvision's
   reference, as in benchmarks/pipeline.py: one process, one thread, CPU time.
-- ``cache_build``: seconds until the cache is there, against reading and decoding the same files once, with simplejpeg
-  and with Pillow, on the same number of threads.
+- ``cache_build``: seconds until the cache is on the disk, against reading and decoding the same files once, with
+  simplejpeg and with Pillow, on the same number of threads, and against writing as many bytes to the same disk.
+- ``cache_build_memory``: the same with ``data.cache: ram``, which writes nothing to a disk.
 - ``cache_fit``: images a second in the last epoch of ``clf fit`` with a tiny network (time/images_per_s of timing.csv),
   with the cache and without it.
 
@@ -12,8 +13,10 @@ The images are made by benchmarks/photos.py, or are JPEGs of ``--data FOLDER``.
 
 import argparse
 import csv
+import gc
 import inspect
 import itertools
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +39,10 @@ from clf.data.datamodule import ImageData
 from clf.preprocess import Preprocessing, decode
 
 
-def cached(root: Path, folder: Path) -> ImageData:
-    """The pipeline benchmark's data, out of a cache in this folder."""
+def cached(root: Path, folder: Path, *, where: str = "disk") -> ImageData:
+    """The pipeline benchmark's data, out of a cache in memory or in this folder."""
     crop = [v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip()]
-    keys = {"cache": "disk", "cache_dir": str(folder)}
+    keys = {"cache": where, "cache_dir": str(folder)}
     data = ImageData(str(root), augment=crop, batch_size=pipeline.BATCH, num_workers=0, **keys)  # type: ignore[arg-type]
     data.bind(Preprocessing((224, 224), interpolation="bilinear"))
     data.samples("train")
@@ -60,8 +63,7 @@ def warm(root: Path, folder: Path, *, flags: argparse.Namespace) -> None:
     data = cached(root, folder / "warm")
     data.setup("fit")
     loader = data.train_dataloader()
-    passes = {"clf": pipeline.through(loader, len(files)), "without": others["clf"], **others}
-    passes["clf"] = pipeline.through(loader, len(files))
+    passes = {**others, "clf": pipeline.through(loader, len(files)), "without": others["clf"]}
     wanted = ("clf", "without", "torchvision", "timm")
     work = {name: passes[name] for name in wanted}
     with measuring.apart(work, first=dict.fromkeys(pipeline.KEEPERS, keep_freed_memory)) as timed:
@@ -76,25 +78,47 @@ def build(root: Path, folder: Path, *, flags: argparse.Namespace) -> None:
     files = sorted((root / "train").rglob("*.jpg"))
     threads, numbers = usable_cores(), itertools.count()
 
-    def quick(path: Path) -> object:
-        return simplejpeg.decode_jpeg(path.read_bytes())
+    def building(where: str) -> float:
+        place = folder / str(next(numbers))
+        seconds = wall_seconds(partial(cached(root, place, where=where).setup, "fit"))
+        gc.collect()  # lets go of what is in memory: the next turn must not find it
+        return seconds
 
     def decoding(decoder: Callable[[Path], object]) -> None:
         with ThreadPoolExecutor(threads) as pool:
             for _ in pool.map(decoder, files, chunksize=16):
                 pass
 
+    building("disk")
+    content = next((folder / "0").glob("*.pixels")).read_bytes()
     seconds = measuring.alternate(
         {
-            "clf": lambda: wall_seconds(partial(cached(root, folder / str(next(numbers))).setup, "fit")),
+            "clf": partial(building, "disk"),
+            "memory": partial(building, "ram"),
             "simplejpeg": lambda: wall_seconds(lambda: decoding(quick)),
             "pillow": lambda: wall_seconds(lambda: decoding(decode)),
+            "writing": lambda: wall_seconds(lambda: write(folder / "written", content)),
         },
         rounds=flags.rounds,
     )
-    ours = seconds.pop("clf")
-    facts = {"images": len(files), "decoding_threads": threads}
-    measuring.record(flags.record, "cache_build", ours, unit="s", peers=seconds, threads=1, **facts)
+    facts = {"images": len(files), "decoding_threads": threads, "megabytes": round(len(content) / 1e6)}
+    decoders = {name: seconds[name] for name in ("simplejpeg", "pillow")}
+    peers = {"cache_build": {**decoders, "writing": seconds["writing"]}, "cache_build_memory": decoders}
+    for name, ours in (("cache_build", seconds["clf"]), ("cache_build_memory", seconds["memory"])):
+        measuring.record(flags.record, name, ours, unit="s", peers=peers[name], threads=1, **facts)
+
+
+def quick(path: Path) -> object:
+    """Decode with the fastest of Python's libraries for JPEG."""
+    return simplejpeg.decode_jpeg(path.read_bytes())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file and wait for the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def fit(root: Path, folder: Path, *, flags: argparse.Namespace) -> None:

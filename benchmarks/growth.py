@@ -82,8 +82,10 @@ def child(flags: argparse.Namespace) -> None:
     from torchvision.transforms import v2
 
     from clf.data.datamodule import ImageData
+    from clf.garbage import settled
     from clf.preprocess import Preprocessing
 
+    settled()  # as every command of clf
     torch.set_num_threads(1)
     before, start = memory(), time.perf_counter()
     workers = max(0, flags.epoch)
@@ -225,7 +227,10 @@ def main() -> None:
     parser.add_argument("--epoch", type=int, default=-1, help=argparse.SUPPRESS)
     flags = measuring.parse(parser)
     if flags.manifest:
-        child(flags)
+        from clf.garbage import process_of_our_own
+
+        with process_of_our_own():
+            child(flags)
         return
     with TemporaryDirectory() as name:
         curves = manifests(Path(name), flags=flags)

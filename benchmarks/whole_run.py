@@ -184,7 +184,7 @@ def main() -> None:
         seconds = runs.alternate(rounds=flags.rounds)
     clf = seconds.pop("clf")
     facts: dict[str, Any] = {"cpu_seconds": runs.cpu_seconds, "workers": flags.workers}
-    facts["epochs"] = {name: round(statistics.median(values), 1) for name, values in epochs.items()}
+    facts["epoch_seconds"] = {name: round(statistics.median(values), 1) for name, values in epochs.items()}
     measuring.record(flags.record, measure, clf, unit="s", peers=seconds, threads=flags.threads, **facts)
 
 

@@ -1,14 +1,20 @@
 """What of ours travels in a checkpoint: the facts that rebuild and check a classifier, as primitives."""
 
+import math
 import os
+import re
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from clf.errors import UserError
+from clf.errors import UserError, first_line
+from clf.preprocess import Preprocessing
 
 KEY = "clf"
 """Where the facts stand in the checkpoint's dictionary."""
@@ -56,12 +62,52 @@ def read_facts(path: Path) -> Facts:
     facts = {"temperature": 1.0, **facts}  # earlier versions fitted none
     if missing := [name for name in Facts.__dataclass_fields__ if name not in facts]:
         raise UserError(f"checkpoint {path} is corrupt: its {KEY!r} entry lacks {', '.join(missing)}")
+    for name, is_right in _IS_RIGHT.items():
+        if not is_right(facts[name]):
+            shown = shorten(repr(facts[name]), 60, placeholder=" …")
+            raise UserError(f"checkpoint {path} is corrupt: its {KEY!r} entry says {name}={shown}")
     return Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
+
+
+def _are_classes(value: Any) -> bool:
+    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return texts and len(set(value)) == len(value) > 1
+
+
+def _is_network(value: Any) -> bool:
+    """Tell whether a network is said in a plain name: what looks like a file must never reach the configuration."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return False
+    [(key, name)] = value.items()
+    return key in ("arch", "class_path") and isinstance(name, str) and re.fullmatch(_NAME, name) is not None
+
+
+def _is_preprocessing(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and asdict(Preprocessing(**value)).keys() == value.keys()
+    except (OverflowError, TypeError, UserError):
+        return False
+
+
+_NAME = r"(?!.*\.ya?ml$)[\w.<>-]+"
+_IS_RIGHT: Mapping[str, Callable[[Any], bool]] = {
+    "classes": _are_classes,
+    "network": _is_network,
+    "preprocessing": _is_preprocessing,
+    "weights_from": lambda value: isinstance(value, str),
+    "temperature": lambda value: type(value) in (int, float) and 0 < value < math.inf,
+}
+"""What each fact has to look like before anything is done with it."""
 
 
 def read_step(path: Path) -> int:
     """Read how many optimizer steps the weights in a checkpoint have seen: that names them within their run."""
     return int(_load(path)["global_step"])
+
+
+def holds_training(path: Path) -> bool:
+    """Tell whether training can go on from a checkpoint: some hold only the weights."""
+    return "optimizer_states" in _load(path)
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -108,10 +154,35 @@ def _require_archive(path: Path) -> None:
 
 
 def _is_archive(path: Path) -> bool:
+    """Tell whether a file is a zip archive; refuse one that would be more in memory than it is on disk."""
     try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # Python 3.11 reads on behind an end record that promises too much.
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):  # of damaged directories
         return False
+    if sum(each.file_size for each in entries) > path.stat().st_size:
+        raise UserError(f"checkpoint {path} is packed, as clf writes none: it could fill the memory; give another one")
+    return True
+
+
+@contextmanager
+def restoring(trainer: Any, path: Path | None) -> Iterator[None]:
+    """Say that it is the checkpoint's fault where a trainer cannot restore what it holds.
+
+    Args:
+        trainer: Lightning's; restores and works inside the block.
+        path: The checkpoint; None where there is none.
+    Raises:
+        UserError: Names the checkpoint and what failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Lightning lets go of what it has read when all of that is restored.
+        if isinstance(error, UserError) or not trainer._checkpoint_connector._loaded_checkpoint:
+            raise
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"checkpoint {path} cannot be restored ({reason}); give another --ckpt_path") from error
 
 
 def describe_mismatch(saved: Facts, current: Facts) -> list[str]:
@@ -134,6 +205,28 @@ def describe_mismatch(saved: Facts, current: Facts) -> list[str]:
         changed = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
         differences += [f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in changed]
     return differences
+
+
+def require_fitting(saved: Facts, current: Facts, *, checkpoint: Path) -> None:
+    """Refuse a checkpoint that is unfit for a classifier.
+
+    Args:
+        saved: What the checkpoint says about its classifier.
+        current: What the classifier says about itself.
+        checkpoint: The file.
+    Raises:
+        UserError: Naming each difference, or the network that only a configuration may name.
+    """
+    if "class_path" in saved.network and "arch" in current.network:
+        raise UserError(
+            f"{checkpoint} holds a network of your own, {saved.network['class_path']}; "
+            "nothing is imported because a checkpoint says so: give its configuration with --config"
+        )
+    if differences := describe_mismatch(saved, current):
+        raise UserError(
+            f"{checkpoint} does not fit this configuration and data: {', '.join(differences)}; "
+            "use those it was trained with, or start a new run"
+        )
 
 
 def _shorten(names: list[str], most: int = 5) -> str:

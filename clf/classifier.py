@@ -18,7 +18,7 @@ from torch.optim import AdamW
 from clf.checkpoints import KEY, Facts
 from clf.errors import UserError
 from clf.losses import CORRECTIONS, ClassWeights, CrossEntropy, Loss, correct_imbalance
-from clf.metrics import EvaluationMetrics, TrainingMetrics
+from clf.metrics import EvaluationMetrics, Mode, TrainingMetrics
 from clf.networks import Pretrained, build, build_own
 from clf.optim import Cosine, Interval, Warmup
 from clf.parameters import Backbone
@@ -169,6 +169,11 @@ class Classifier(LightningModule):
         """What checkpoints say about this classifier."""
         preprocessing = asdict(self.preprocessing)
         return Facts(self.classes, self._built_from, preprocessing, self.weights_from, self.temperature)
+
+    @property
+    def metric_modes(self) -> dict[str, Mode]:
+        """What a fit logs of this classifier, and which way each is better."""
+        return {"train/loss_step": "min", **self.training_metrics.modes, **self.val_metrics.modes}
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images, float (N, 3, H, W), to logits (N, C)."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.callbacks import ProgressBar
@@ -19,15 +20,18 @@ from clf import finders, logs, results, runs
 from clf.allocator import keep_freed_memory
 from clf.attaching import choose, place
 from clf.callbacks.evaluating import Evaluating
+from clf.callbacks.non_finite import NonFinite
 from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
-from clf.checkpoints import describe_mismatch, read_step
+from clf.check import before_fit
+from clf.checkpoints import read_step, require_fitting, restoring
 from clf.classifier import Classifier
 from clf.config import compose
 from clf.data.datamodule import ImageData
+from clf.endings import AlreadyDone
 from clf.environment import available_precision, device_name
 from clf.errors import UserError
 from clf.garbage import settled
@@ -46,10 +50,6 @@ _NOT_OPTIONS = {
     *("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"),
     *("ckpt_path", "weights_only", "return_predictions", "verbose"),  # decided here
 }
-
-
-class AlreadyDone(Exception):
-    """Raised where a resumed run turns out to be finished."""
 
 
 class Exporter(Trainer):
@@ -99,7 +99,7 @@ class CLI(LightningCLI):
         levels = Literal["debug", "info", "warning", "error"]
         parser.add_argument("--log_level", type=levels, default="info", help=KEYS["log_level"])
         if self.verb == "fit":
-            for name, text in finders.SEARCHES.items():
+            for name, text in {**finders.SEARCHES, **before_fit.SKIPPING}.items():
                 parser.add_argument(f"--{name}", action="store_true", default=SUPPRESS, help=text)
         if self.verb == "predict":
             parser.add_argument("--output", type=str | None, help=PREDICT_KEYS["output"])
@@ -134,7 +134,7 @@ class CLI(LightningCLI):
             config.pop(key, None)
         if self.verb == "fit":
             config.name = self.invocation.name
-            self.search = self._settle_search(config)
+            self.search, self.skips_check = self._settle_search(config), config.pop("skip_check", False)
             self._settle_fit(config)
         else:
             config.trainer.logger = False
@@ -145,6 +145,7 @@ class CLI(LightningCLI):
             refuse_overwriting(output, inputs=config.data.predict)
             if output is not None and config.callbacks.predictions is not None:
                 config.callbacks.predictions.init_args.output = output
+        config.data.bad_list = config.data.bad_list or self.session.bad_list
         if self.invocation.checkpoint is not None:
             # The weights come from the checkpoint; those it began with need not be had any more.
             config.model.pretrained, config.model.weights = False, None
@@ -208,14 +209,16 @@ class CLI(LightningCLI):
             return Exporter(accelerator="cpu", logger=False, enable_checkpointing=False)
         if self.search:
             return Trainer(**config | finders.SETTINGS | {"default_root_dir": str(self.session.scratch())})
+        configured = self._get(self.config_init, "callbacks").as_dict()
+        self._check(config, configured)
         run = None if config["fast_dev_run"] else self.session.run
         self.evaluating = Evaluating(run.path / "metrics.json" if run else None)
         self.pictures = Pictures(run.path / "plots" if run else None)
-        configured = self._get(self.config_init, "callbacks").as_dict()
         self.callbacks = choose(configured, verb=self.verb, trainer=config)
         place(self.callbacks, run=run, predictions=self.session.output, pictures=self.pictures)
         own = (config["callbacks"] or []) if self.verb == "fit" else []  # the others' work is watching training
         callbacks = [self.evaluating, *self._run_files(), *own, *self.callbacks.values(), self.pictures]
+        callbacks.sort(key=lambda callback: not isinstance(callback, NonFinite))  # before it is taken for a score
         return Trainer(
             **config
             | {
@@ -230,20 +233,16 @@ class CLI(LightningCLI):
         )
 
     def _check_checkpoint(self) -> None:
-        facts = self.invocation.facts
-        if facts is None:
-            return
-        if "class_path" in facts.network and "arch" in self.model.facts.network:
-            raise UserError(
-                f"{self.invocation.checkpoint} holds a network of your own, {facts.network['class_path']}; "
-                "nothing is imported because a checkpoint says so: give its configuration with --config"
-            )
-        if differences := describe_mismatch(facts, self.model.facts):
-            raise UserError(
-                f"{self.invocation.checkpoint} does not fit this configuration and data: {', '.join(differences)}; "
-                "use those it was trained with, or start a new run"
-            )
-        self.model.weights_from, self.model.temperature = facts.weights_from, facts.temperature
+        facts, checkpoint = self.invocation.facts, self.invocation.checkpoint
+        if facts is not None and checkpoint is not None:
+            require_fitting(facts, self.model.facts, checkpoint=checkpoint)
+            self.model.weights_from, self.model.temperature = facts.weights_from, facts.temperature
+
+    def _check(self, trainer: dict[str, Any], callbacks: dict[str, Callback | None]) -> None:
+        """Look at a fit for what would spoil it, in the first process, before anything is left behind."""
+        if self.verb == "fit" and not self.skips_check and getattr(rank_zero_only, "rank", 0) == 0:
+            resumes = self.session.resumes
+            before_fit.look(self.datamodule, self.model, trainer=trainer, callbacks=callbacks, resumes=resumes)
 
     def _introduce(self, trainer: dict[str, Any]) -> None:
         """Say in the first line what is trained or used, on which data, from which weights, on which device."""
@@ -295,12 +294,21 @@ class CLI(LightningCLI):
             flag = finders.search(self.search, self.trainer, model, datamodule, images=images, folder=folder)
             log.info("next: clf fit … %s (instead of --%s)", flag, self.search)
             return
-        checkpoint = self.invocation.checkpoint
-        self.trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        try:
+            self._work(self.trainer.fit)
+        finally:
+            self.session.trained = getattr(self.callbacks.get("interrupt"), "trained", False)
         if self.session.run is not None and self.trainer.is_global_zero:
             conclude_fit(self.session.run, self.trainer)
+        self.pictures.require_room()
         self._report()
         self._export_best()  # last: what goes wrong there takes nothing else along
+
+    def _work(self, verb: Callable[..., Any], **options: Any) -> None:
+        """Let the trainer restore the checkpoint, nothing but plain values, and do its work."""
+        checkpoint = self.invocation.checkpoint
+        with restoring(self.trainer, checkpoint):
+            verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, **options)
 
     def _export_best(self) -> None:
         exporter, run = self.callbacks.get("onnx_export"), self.session.run
@@ -328,7 +336,7 @@ class CLI(LightningCLI):
     def _score(self, split: Stage, verb: Callable[..., Any]) -> None:
         checkpoint = self.invocation.checkpoint
         assert checkpoint is not None, "only fit starts without one"
-        verb(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        self._work(verb, verbose=False)
         if (summary := self.evaluating.summary) is not None:
             log.info("%s: %s\n%s", split, results.describe(summary), results.table(summary))
             if (run := self.session.run) is not None:
@@ -348,13 +356,7 @@ class CLI(LightningCLI):
         writer = self.callbacks.get("predictions")
         if not isinstance(writer, Predictions):
             raise UserError("callbacks.predictions=null: predict would write nothing; leave the callback on")
-        self.trainer.predict(
-            model,
-            datamodule=datamodule,
-            ckpt_path=self.invocation.checkpoint,
-            weights_only=True,
-            return_predictions=False,
-        )
+        self._work(self.trainer.predict, return_predictions=False)
         log.info("predictions: %d rows in %s", writer.rows, writer.output or f"{writer.dirpath}/predict.csv")
         if writer.accuracy is not None:
             log.info("top-1: %s", writer.accuracy)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from clf import finders, logs
 from clf.allocator import keep_freed_memory
@@ -47,6 +47,8 @@ class Composed(CLI):
 
     Attributes:
         compiled: What ``model.compile`` says.
+        configured: The trainer's settings as the configuration has them.
+        settings: The same, with the precision that there is here.
     """
 
     compiled = False
@@ -66,12 +68,13 @@ class Composed(CLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Let data and model meet, then build a trainer of one process that watches and writes nothing."""
         config = {**self._get(self.config_init, "trainer").as_dict(), **kwargs}
+        asked = dict(config)
         self._check_checkpoint()
         self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
         config["precision"] = (
             available_precision(config["precision"], accelerator=str(config["accelerator"])) or "32-true"
         )
-        self.settings = config
+        self.configured, self.settings = asked, config
         if str(config["devices"]) not in ("auto", "1", "-1"):
             log.info("measured in one process of trainer.devices=%s", config["devices"])
         if self.on_cpu:
@@ -103,6 +106,12 @@ class Composed(CLI):
         return device_name(str(self.settings["accelerator"]))
 
     @property
+    def watching(self) -> dict[str, Callback | None]:
+        """The run's callbacks by name, which are not attached; None is switched off."""
+        callbacks: dict[str, Callback | None] = self._get(self.config_init, "callbacks").as_dict()
+        return callbacks
+
+    @property
     def options(self) -> Namespace:
         """What the configuration says about the data."""
         options: Namespace = self.config[self.verb].data
@@ -127,12 +136,13 @@ class Composed(CLI):
 
 
 @contextmanager
-def composed(verb: str, words: Sequence[str]) -> Iterator[Composed]:
+def composed(verb: str, words: Sequence[str], kind: type[Composed] = Composed) -> Iterator[Composed]:
     """Compose what a command line of ``clf fit`` or ``clf predict`` means.
 
     Args:
         verb: Which of the two.
         words: What follows it.
+        kind: Builds it.
     Raises:
         UserError: For mistakes in usage, configuration or data, in the words of that verb.
     """
@@ -144,6 +154,6 @@ def composed(verb: str, words: Sequence[str]) -> Iterator[Composed]:
         if verb == "fit" and invocation.checkpoint is not None:
             raise UserError("ckpt_path: weights decide nothing about speed; leave it out")
         try:
-            yield Composed(Session(invocation))
+            yield kind(Session(invocation))
         except MisconfigurationException as error:
             raise UserError(first_line(error)) from error

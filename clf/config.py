@@ -32,6 +32,7 @@ CALLBACKS = {
     "mistakes": "clf.callbacks.mistakes.Mistakes",
     "model_info": "clf.callbacks.model_info.ModelInfo",
     "model_summary": "clf.callbacks.model_summary.ModelSummary",
+    "non_finite": "clf.callbacks.non_finite.NonFinite",
     "onnx_export": "clf.callbacks.onnx_export.OnnxExport",
     "predictions": "clf.callbacks.predictions.Predictions",
     "progress": "clf.callbacks.progress.Progress",

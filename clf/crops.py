@@ -12,12 +12,13 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
 
-from clf.preprocess import MAX_PIXELS, decode
+from clf.files import open_whole
+from clf.preprocess import MAX_BYTES, MAX_PIXELS, decode, read_orientation
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 Box = tuple[int, ...]  # left, top, width, height
@@ -30,6 +31,8 @@ _TRIES = 10  # As torchvision: what does not fit then is not distorted.
 _UNALIASED: Final = 1.2
 _FILTERS: Final = {InterpolationMode.BILINEAR: cv2.INTER_LINEAR, InterpolationMode.BICUBIC: cv2.INTER_CUBIC}
 _REDUCTIONS: Final = (8, 4, 2)  # What a JPEG may be divided by while it is decoded; libjpeg has no faster ones.
+
+_APP1, _START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG
 
 # EXIF's orientation -> what makes stored pixels upright; views, so that only what is cut out is ever moved.
 _TURNS: Mapping[int, Callable[[Pixels], Pixels]] = {
@@ -173,7 +176,7 @@ class _Jpeg:
     def open(cls, path: str | Path) -> "_Jpeg | None":
         """Read a file; None if it is not a JPEG that libjpeg decodes to the same colours as `decode`."""
         try:
-            with open(path, "rb", buffering=0) as file:  # a third faster than read_bytes()
+            with open_whole(path, most=MAX_BYTES, buffering=0) as file:  # a third faster than read_bytes()
                 data = file.read()
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         except (OSError, ValueError):
@@ -211,19 +214,22 @@ class _Jpeg:
 
 
 def _orientation(data: bytes) -> int:
-    """Read how an image has to be turned from its EXIF, 1 to 8; damaged metadata turn nothing, as in `decode`."""
-    start = data.find(b"Exif\0\0", 0, 1 << 16)
-    if start < 0:
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(data[start : start + (1 << 16)])
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-    except MemoryError:
-        raise
-    except Exception:
-        return 1
+    """Say how an image has to be turned, EXIF's 1 to 8, as `decode` does; Pillow is only asked where it can matter."""
+    orientation = read_orientation(data) if _has_metadata(data) else 1
     return orientation if orientation in _TURNS else 1
+
+
+def _has_metadata(data: bytes) -> bool:
+    """Whether there may be EXIF or XMP: a segment APP1 before the pixels, or anything that is out of order."""
+    at = 2
+    while data[at : at + 1] == b"\xff":
+        marker = data[at + 1]
+        if marker == _START_OF_SCAN:
+            return False
+        if marker == _APP1:
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return True
 
 
 def _opened(source: Source) -> "_Jpeg | _Decoded":

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake that the user can mend; printed as one line, without a traceback, with exit code 2."""
 
 
+class WorkFailed(Exception):
+    """Work that was asked for rightly and cannot be done; printed as one line, without a traceback, exit code 1."""
+
+
 class Ended(Exception):
     """The end of one of several processes, whose reason is another one's or was told by another one.
 

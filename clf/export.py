@@ -17,7 +17,7 @@ from torch import nn
 
 from clf.card import model_card
 from clf.data.samples import Sample
-from clf.errors import UserError
+from clf.errors import UserError, WorkFailed
 from clf.exported import CARD, MODEL, SIDECAR, Embed, Exported, is_export, sidecar_text
 from clf.files import replace_text, replacement
 from clf.graph import OPSET, Graph, save, write_onnx
@@ -32,7 +32,7 @@ _CALIBRATION = 256
 """Training images that decide the ranges of 8-bit integers."""
 
 
-class NotProven(Exception):
+class NotProven(WorkFailed):
     """Raised where an exported model does not do what it should; the message says by how much. Nothing is written."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clf.errors import UserError, did_you_mean
+from clf.files import open_whole
 from clf.preprocess import Preprocessing
 
 MODEL, SIDECAR, CARD = "model.onnx", "labels_mapping.json", "README.md"
@@ -21,6 +22,8 @@ PROBABILITIES = "probabilities"
 
 METADATA = "clf"
 """Key of the metadata in the ONNX file: one JSON text."""
+
+_MOST_BYTES = 64 << 20  # of labels; what has more is something else
 
 _SAID_TWICE = ("classes", "preprocessing", "embed", "temperature")
 """What stands in the metadata and in the sidecar."""
@@ -144,6 +147,8 @@ def read_exported(path: Path, *, sidecar: Mapping[str, Any], metadata: Mapping[s
         differing = [key for key in _SAID_TWICE if facts[key] != _said(sidecar, key)]
         if not 0 < facts["temperature"] < math.inf:
             raise ValueError(f"temperature={facts['temperature']}")
+        if not all(isinstance(name, str) for name in facts["classes"]):
+            raise ValueError("a class has a name that is no text")
         rest = {key: value for key, value in facts.items() if key not in _SAID_TWICE}
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
@@ -166,7 +171,8 @@ def sha256(path: Path) -> str:
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
     try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
+        with open_whole(path, most=_MOST_BYTES) as file:
+            sidecar = json.loads(file.read().decode())
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; copy it from where the model was exported, or export again") from error
     except (OSError, RecursionError, ValueError) as error:

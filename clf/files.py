@@ -1,40 +1,152 @@
 """Files that are whole or not there."""
 
 import csv
+import errno
+import hashlib
 import io
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, Final
+
+from clf.mounts import mount_of, scratch
+
+_NO_WAITING: Final = getattr(os, "O_NONBLOCK", 0)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+"""How filesystems say that they have nothing to wait for."""
+
+
+def open_whole(path: str | Path, *, most: int = sys.maxsize, buffering: int = -1) -> BinaryIO:
+    """Open a file to be read; what could be read without end is refused before a byte of it is.
+
+    Args:
+        path: The file; a link is followed.
+        most: Bytes that it may have.
+        buffering: As `open` has it; 0 reads without a buffer.
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is a pipe or a device, or larger.
+    """
+    # To open a pipe is to wait for somebody who writes, unless one says not to.
+    file = open(path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | _NO_WAITING))  # noqa: SIM115
+    about = os.fstat(file.fileno())
+    if stat.S_ISREG(about.st_mode) and about.st_size <= most:
+        return file
+    file.close()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is a pipe or a device, not a file")
+    raise ValueError(f"its {about.st_size} bytes are more than {most}")
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Put a complete file in the place of the old one in one step; a failure leaves the old one as it was.
 
+    A link is followed. A device or a pipe, like ``/dev/null``, is written to and stays.
+
     Args:
         path: The file; folders that are missing are made.
         write: Writes the content into the file that it gets.
+    Raises:
+        OSError: If that fails; its ``filename`` is the file's.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(path)
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
+    with replacing(path) as partial, partial.open("wb") as file:
+        write(file)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Name a file to write; once it is whole and on the disk, it takes the place of another one in one step.
+
+    Args:
+        path: The place; folders that are missing are made.
+    Yields:
+        What to write. If that fails, it is removed, and the old file is as it was.
+    """
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_char_device() or path.is_fifo():
+            yield path
+            return
+        path = path.resolve() if path.is_symlink() else path
+        partial = partial_of(path)
+        # What a killed process left here may be a second name of a good file: never write into it.
         partial.unlink(missing_ok=True)
-        raise
+        try:
+            yield partial
+            place(partial, path)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)  # also there if both were names of one file: then nothing is replaced
 
 
 def partial_of(path: Path) -> Path:
-    """Name what `replace_file` writes before it takes the file's place; a process that is killed leaves it."""
-    return path.with_name(f"{path.name}.partial")
+    """Name what is written before it takes a file's place; a process that is killed leaves it.
+
+    It lies beside the file, or on a disk of this machine where files cannot be replaced in one step.
+    """
+    if mount_of(path.parent).renames:
+        return path.with_name(f"{path.name}.partial")
+    return scratch() / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]}-{path.name}"
+
+
+def place(made: Path, path: Path) -> None:
+    """Put a finished file in its place, see `partial_of`; when this returns, it is there after a power cut, too."""
+    sync(made)
+    if mount_of(path.parent).renames:
+        made.replace(path)
+    else:
+        _deliver(made, path)
+    sync(path.parent)
+
+
+def _deliver(made: Path, path: Path) -> None:
+    """Copy a file where it cannot be put in one step; at any moment the old one or a compared copy is there."""
+    spare = path.with_name(f"{path.name}.partial")
+    wanted = sha256(made)
+    _copy(made, spare, wanted)
+    try:
+        spare.replace(path)  # no single step, but quicker than to send all of it again
+    except OSError:
+        _copy(made, path, wanted)
+        spare.unlink()
+    if sha256(path) != wanted:
+        raise OSError(errno.EIO, "what was copied there reads otherwise", str(path))
+    made.unlink()
+
+
+def _copy(source: Path, target: Path, wanted: str) -> None:
+    shutil.copyfile(source, target)
+    sync(target)
+    if sha256(target) != wanted:
+        raise OSError(errno.EIO, "what was copied there reads otherwise", str(target))
+
+
+def sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have an error say which file it is about: a failed write does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether there was no room, on the disk or in the user's share of it."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -48,10 +160,15 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    """Wait until a file, or a folder's list of names, is on the disk, where the filesystem can say so."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -87,6 +204,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     with _beside(target) as partial:
         yield partial
         partial.rename(target)
+        sync(target.parent)
 
 
 @contextmanager
@@ -101,8 +219,11 @@ def replacement(target: Path) -> Iterator[Path]:
     target = target.resolve()
     with _beside(target) as made:
         yield made
+        for path in (*made.rglob("*"), made):
+            sync(path)
         with _only_one_in(target.parent):
             _swap(made, target)
+            sync(target.parent)
 
 
 @contextmanager

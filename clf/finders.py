@@ -1,6 +1,5 @@
 """A learning rate or a batch size, found by a few steps of training that are thrown away."""
 
-import csv
 import logging
 import math
 import re
@@ -20,6 +19,7 @@ from clf.artist import Drawing
 from clf.classifier import Classifier
 from clf.errors import UserError
 from clf.figures.training import learning_rates
+from clf.files import replace_csv
 
 log = logging.getLogger("clf")
 
@@ -89,16 +89,15 @@ def find_lr(trainer: Trainer, model: Classifier, data: LightningDataModule, *, f
     Source: Smith 2017, arXiv:1506.01186, sec. 3.3.
     """
     _require_one_process("find_lr", trainer)
-    _train_plainly(model)
+    train_plainly(model)
     curve = _Curve(model)
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):  # of Lightning's own progress bar
         Tuner(trainer).lr_find(model, datamodule=data, min_lr=1e-6, max_lr=10.0, update_attr=False)
     smoothed = moving_average(curve.losses)
     found = suggest(curve.rates, smoothed)
     place = _next_place(folder)
-    with place.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        rows = zip(curve.rates, curve.losses, smoothed, strict=False)  # the last losses may be no numbers any more
-        csv.writer(file).writerows([("lr", "loss", "smoothed"), *rows])
+    rows = zip(curve.rates, curve.losses, smoothed, strict=False)  # the last losses may be no numbers any more
+    replace_csv(place.with_suffix(".csv"), ("lr", "loss", "smoothed"), rows)
     numbers = {"rates": curve.rates[: len(smoothed)], "losses": smoothed, "found": found}
     Drawing(place.with_suffix(".png"), learning_rates, numbers).draw()
     log.info("find_lr: the curve of %d steps is in %s and .csv", len(smoothed), place.with_suffix(".png"))
@@ -182,7 +181,7 @@ def find_batch_size(trainer: Trainer, model: Classifier, data: LightningDataModu
         UserError: With several processes, whose batches would all have to be found at once.
     """
     _require_one_process("find_batch_size", trainer)
-    _train_plainly(model)
+    train_plainly(model)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     most = LARGEST_BATCH if on_gpu else LARGEST_BATCH_ON_CPU
     # Lightning gives up before it tries its own maximum; the first power of two that holds all images is tried.
@@ -204,7 +203,7 @@ def _require_one_process(name: str, trainer: Trainer) -> None:
         raise UserError(f"{name} works in one process: add --trainer.devices 1 --trainer.strategy auto")
 
 
-def _train_plainly(model: Classifier) -> None:
+def train_plainly(model: Classifier) -> None:
     """Leave out what a search has no time for: schedule, warm-up, and epochs in which only the head is trained."""
     model.rates.make_schedule = None
     model.rates.warmup.epochs = 0.0

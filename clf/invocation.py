@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from yaml import YAMLError
 
-from clf import runs
+from clf import recovery, runs
 from clf.checkpoints import Facts, fingerprint, read_facts
 from clf.config import GROUPS, Composed, Layer, compose
 from clf.errors import UserError, did_you_mean
@@ -126,15 +126,14 @@ def _find(verb: str, choice: str | None, *, run: str | None, name: str | None) -
         raise UserError(f"ckpt_path='auto' is for fit; {verb} takes last, best or a file")
     found = _find_run(run, name)
     if choice == "auto":
-        resumable = found is not None and (found.checkpoints / "last.ckpt").is_file()
-        return (found, found.checkpoint("last")) if found and resumable else (None, None)
+        return (found, recovery.find(found, "last")) if found and found.is_begun else (None, None)
     if found is None:
         hint = did_you_mean(name or "", runs.names())
         raise UserError(
             f"ckpt_path={choice!r}: no run of this experiment in {runs.RUNS}/{name}/{hint}; "
             "start one with clf fit, or pick another with --run or --ckpt_path FILE"
         )
-    return found, found.checkpoint(choice)
+    return found, recovery.find(found, choice)
 
 
 def _agree(processes: Processes | None, find: Callable[[], _Found]) -> _Found:

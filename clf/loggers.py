@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,10 @@ class RunLogger(Logger):
         self._timing.save()
 
     def finalize(self, status: str) -> None:
-        """Write the last values, however the run ended."""
-        self._metrics.save(everything=True)
-        self._timing.save(everything=True)
+        """Write the last values, however the run ended; what went wrong before is not hidden by a disk that is full."""
+        with suppress(OSError) if status == "failed" else nullcontext():
+            self._metrics.save(everything=True)
+            self._timing.save(everything=True)
 
 
 class _EpochTable:

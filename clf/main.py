@@ -1,6 +1,7 @@
 """The front door: picks the command, prints help and errors. Nothing heavy is imported to print text."""
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ TRAINER_VERBS = {
 PLAIN_VERBS = {
     "compare": "say which of several runs is better, and whether the difference is more than noise",
     "report": "write a run's report.html again; RUN is its directory, by default the latest",
+    "check": "look at data and configuration without training: what is wrong, and what a run will cost",
     "bench": "measure how fast the parts are on this machine, and which key to change",
     "synth": "render jersey numbers: a dataset, or what a real one lacks",
     "serve": "answer predictions of an exported model over HTTP, with a page",
@@ -64,7 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _run(list(argv))
     with process_of_our_own():
-        return _run(sys.argv[1:])
+        code = _run(sys.argv[1:])
+        try:
+            print(end="", flush=True)
+        except BrokenPipeError:
+            _reader_has_gone()
+            return max(code, 1)
+        return code
 
 
 def _run(words: list[str]) -> int:
@@ -74,12 +82,24 @@ def _run(words: list[str]) -> int:
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            return 1
         message, code = said_of(error, hint=not debug)
         if debug and not isinstance(error, SystemExit):
             traceback.print_exc()
         if message and not (code == 130 and "CLF_CALLED" in os.environ):  # then the process that called it says so
             print(f"clf: {message}", file=sys.stderr)
         return code
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads what is printed any more, as after ``| head``; then the rest is thrown away in silence."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # of what is wrong it tells in any case
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def end_on_sigterm() -> None:
@@ -124,6 +144,10 @@ def _dispatch(words: list[str]) -> int:
         return serve(rest)
     if verb == "report":
         return _report(rest)
+    if verb == "check":
+        from clf.preflight import main as check
+
+        return check(rest)
     if verb == "bench":
         from clf.bench.front import main as bench
 

@@ -16,7 +16,8 @@ from torchmetrics.classification import (
 )
 
 Stage = Literal["val", "test"]
-
+Mode = Literal["min", "max"]
+"""Which way a metric is better: less, or more."""
 
 _SUMMED: Final = ("loss", "weight", "correct", "images")
 
@@ -29,6 +30,9 @@ class TrainingMetrics(nn.Module):
 
     Plain sums, so that a checkpoint can hold them and a run that is resumed in mid-epoch reports the whole epoch.
     """
+
+    modes: Final[Mapping[str, Mode]] = {"train/loss": "min", "train/acc_top1": "max"}
+    """What `compute` gives, and which way each is better."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,6 +150,7 @@ class EvaluationMetrics(nn.Module):
     def __init__(self, num_classes: int, stage: Stage, *, auroc: bool = False) -> None:
         super().__init__()
         self.stage = stage
+        self.num_classes = num_classes
         self.loss, self.weight = _sum(), _sum()
         # Labels come from our own class list; looking at them would wait for the GPU at every batch.
         unchecked: dict[str, Any] = {"validate_args": False}
@@ -193,6 +198,15 @@ class EvaluationMetrics(nn.Module):
             values["auroc"] = per_class.cpu()[comparable].mean()
         self.reset()
         return {f"{self.stage}/{name}": value for name, value in values.items()}
+
+    @property
+    def modes(self) -> dict[str, Mode]:
+        """What `compute` can give, and which way each is better: keys as they are logged."""
+        more = [str(name) for name in self.metrics.keys(keep_base=True) if name != "per_class"]
+        more += ["auroc"] if self.auroc is not None else []
+        more += [f"acc_class_{index}" for index in range(self.num_classes)]
+        known: dict[str, Mode] = {**dict.fromkeys(("loss", "ece"), "min"), **dict.fromkeys(more, "max")}
+        return {f"{self.stage}/{name}": mode for name, mode in known.items()}
 
     def reset(self) -> None:
         """Forget all batches."""

@@ -1,6 +1,8 @@
 """A run's pictures: drawn beside training, kept in ``plots/``, and handed to the trackers."""
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ class Pictures(Callback):
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self._artist = Artist()
+        self._no_room: Path | None = None
 
     def draw(self, name: str, figure: Callable[..., Any], *, key: str, step: int = 0, **numbers: Any) -> None:
         """Have a picture drawn; returns at once.
@@ -58,9 +61,20 @@ class Pictures(Callback):
         """Draw what is asked for: a resumed run may have no reason to. Who interrupts a run does not wait for long."""
         self._artist.finish(within=_PATIENCE)
 
+    def require_room(self) -> None:
+        """Fail if pictures are missing for the one reason that concerns everything else, too.
+
+        Raises:
+            OSError: If there was no room for a picture.
+        """
+        if self._no_room is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._no_room))
+
     def _hand_over(self, trainer: Trainer) -> None:
         for drawing, error in self._artist.collect():
             if error:
                 log.warning("%s was not drawn: %s", drawing.path.name, error)
+                if os.strerror(errno.ENOSPC) in error:
+                    self._no_room = drawing.path
             else:
                 log_picture(trainer.loggers, drawing.path, key=drawing.key, step=drawing.step)

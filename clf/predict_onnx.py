@@ -49,7 +49,8 @@ def main(words: Sequence[str]) -> int:
 
 def _predict(predictor: Predictor, flags: argparse.Namespace) -> int:
     refuse_overwriting(flags.output, inputs=getattr(flags, "data.predict"))
-    keys = {"path_key": getattr(flags, "data.path_key"), "label_key": getattr(flags, "data.label_key")}
+    keys = {name: getattr(flags, f"data.{name}") for name in ("path_key", "label_key")}
+    keys["outside"] = getattr(flags, "data.allow_outside_root")
     samples, notes = find_inputs(getattr(flags, "data.predict"), classes=set(predictor.classes), **keys)
     for note in notes:
         log.info("%s", note)
@@ -104,6 +105,13 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data.predict", metavar="PATH", required=True, help="image, folder, glob or manifest")
     parser.add_argument("--data.path_key", metavar="KEY", help="column of a manifest's paths")
     parser.add_argument("--data.label_key", metavar="KEY", help="column of a manifest's labels")
+    parser.add_argument(
+        "--data.allow_outside_root",
+        metavar="true|false",
+        type=_yes_or_no,
+        default=False,
+        help="whether a manifest may name images outside its folder (false)",
+    )
     parser.add_argument("--data.batch_size", metavar="N", type=_positive, default=64, help="images at once (64)")
     parser.add_argument("--data.num_workers", metavar="N", type=_workers, help="threads that decode (one a core)")
     parser.add_argument(
@@ -122,6 +130,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MOST:
         raise argparse.ArgumentTypeError(f"{text!r} must be between 1 and {_MOST}")
     return int(text)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
+    return text == "true"
 
 
 def _workers(text: str) -> int | None:

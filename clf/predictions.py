@@ -1,7 +1,6 @@
 """Predictions as a table: one row per image, the same columns in CSV, JSON lines and Parquet."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clf.errors import UserError
-from clf.files import csv_text, spelled_out
+from clf.files import csv_text, partial_of, place, spelled_out
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 """What a table's file name may end in; it decides the format."""
@@ -135,9 +134,9 @@ class PredictionWriter:
         check_suffix(self.path)
         self._labelled = labelled
         self._top_k = top_k
-        self._partial = self.path.with_name(f"{self.path.name}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = partial_of(self.path)
             if self.path.is_dir():
                 raise IsADirectoryError(None, "it is a folder")
             self._file = self._partial.open("wb")
@@ -156,10 +155,8 @@ class PredictionWriter:
         """Finish the table and move it to its place; if that fails, nothing is left of it."""
         try:
             self._sink.finish()
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
-            self._partial.replace(self.path)
+            place(self._partial, self.path)
         except BaseException:
             self.abort()
             raise

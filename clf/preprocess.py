@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from clf.errors import UserError, did_you_mean
+from clf.files import open_whole
 
 CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
@@ -40,13 +41,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_PILLOW_MODULES = re.compile(r"PIL\.")
-
 # Transparent images are mostly drawn for white pages: dark text or a logo would vanish on black.
 _BACKGROUND = (255, 255, 255)
 
-MAX_PIXELS = 50_000_000
-"""Larger images are refused by their header, unless the caller says otherwise."""
+MAX_PIXELS = 50_000_000  # Larger images are refused by their header, unless the caller says otherwise.
+MAX_BYTES = 1 << 30  # Larger files are refused unread: so many pixels need no more in any format.
 
 # What would be larger after the resize is not resized as a whole to be cropped afterwards.
 _MAX_RESIZED_PIXELS = 50_000_000
@@ -95,9 +94,15 @@ def decode(source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PI
         raise  # The machine's trouble, not the file's.
     except Exception as error:  # Damaged files make Pillow raise nearly anything, from struct.error to EOFError.
         reason = f"cannot be read: {_reason(error)}"
-        is_image = not isinstance(error, UnidentifiedImageError)
         message = f"image {_name(source)} {reason}; repair or remove it"
-        raise UnreadableImage(message, reason=reason, is_image=is_image) from error
+        raise UnreadableImage(message, reason=reason, is_image=not isinstance(error, UnidentifiedImageError)) from error
+
+
+def read_orientation(data: bytes) -> int:
+    """Read from the header of a file by what `decode` turns it: EXIF's 1 to 8, if it is sound, and 1 without any."""
+    with suppress(OSError, ValueError), _pillow_warnings_ignored(), _opened(data) as image:
+        return _orientation(image) or 1
+    return 1
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,8 @@ class Preprocessing:
             raise UserError(f"crop_pct={self.crop_pct!r} must be a number above 0")
         _check("mean", self.mean, count=3)
         _check("std", self.std, count=3, above=0)
+        if math.prod(self.size) > MAX_PIXELS:
+            raise UserError(f"image_size={self.size!r} is more than {MAX_PIXELS} pixels")
         _check("image_size / crop_pct", self.resized, count=2, above=0)
         for key, options in (("crop_mode", get_args(CropMode)), ("interpolation", get_args(Interpolation))):
             value = getattr(self, key)
@@ -262,7 +269,7 @@ def _pillow_warnings_ignored() -> Iterator[None]:
     one entry, for Pillow's modules only, and takes an equal one out of the same list: each thread has its own in there.
     """
     filters = cast(list[tuple[str, None, type[Warning], re.Pattern[str], int]], warnings.filters)
-    entry = ("ignore", None, Warning, _PILLOW_MODULES, 0)
+    entry = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
     filters.insert(0, entry)
     try:
         yield
@@ -277,7 +284,7 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source
         return
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else open_whole(source, most=MAX_BYTES) as file:
         if not file.read(1):
             raise ValueError("it is empty")
         yield Image.open(file, formats=FORMATS)
@@ -286,10 +293,8 @@ def _opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
 def _name(source: str | Path | bytes | Image.Image) -> str:
     if isinstance(source, bytes):
         return f"of {len(source)} bytes"
-    if isinstance(source, Image.Image):
-        source = getattr(source, "filename", "")
-        return repr(str(source)) if source else "without a file"
-    return repr(str(source))
+    name = getattr(source, "filename", "") if isinstance(source, Image.Image) else source
+    return repr(str(name)) if name else "without a file"
 
 
 def _reason(error: Exception) -> str:
@@ -297,7 +302,7 @@ def _reason(error: Exception) -> str:
         return f"it is none of {', '.join(FORMATS)}, or its header is damaged"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()  # str(error) would repeat the path.
-    return str(error) or type(error).__name__
+    return str(error) or f"it is damaged ({type(error).__name__})"
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

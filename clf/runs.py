@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clf.errors import UserError, did_you_mean
+from clf.files import replace_text
+from clf.mounts import mount_of
 
 RUNS = Path("runs")
 """Folder of all runs, in the working folder."""
@@ -13,6 +15,9 @@ RUNS = Path("runs")
 BEST = "best.ckpt"
 LAST = "last.ckpt"
 """The two checkpoints that every run has."""
+
+PREVIOUS = "last-1.ckpt"
+"""What ``last.ckpt`` was before, for the case that it is damaged."""
 
 CHOICES = ("last", "best", "auto")
 """Words that ``--ckpt_path`` takes instead of a file."""
@@ -47,6 +52,11 @@ class Run:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something to go on from, of whatever kind and in whatever state."""
+        return any(os.path.lexists(self.checkpoints / name) for name in (LAST, PREVIOUS))
+
     def checkpoint(self, choice: str) -> Path:
         """Find ``last`` or ``best``.
 
@@ -56,6 +66,8 @@ class Run:
         file = self.checkpoints / f"{choice}.ckpt"
         if file.is_file():
             return file
+        if os.path.lexists(file):
+            raise UserError(f"ckpt_path={choice!r}: {self}/checkpoints/{choice}.ckpt leads to no file; remove it")
         others = sorted(path.name for path in self.checkpoints.glob("*.ckpt"))
         there = f"the folder has {', '.join(others)}" if others else "no checkpoint was written there"
         raise UserError(f"ckpt_path={choice!r}: {self}/checkpoints/{choice}.ckpt does not exist; {there}")
@@ -87,7 +99,7 @@ def reserve(name: str) -> Run:
 
 
 def publish(run: Run) -> None:
-    """Point ``runs/latest`` at a run, atomically.
+    """Point ``runs/latest`` at a run, atomically; without symbolic links it is a file that names the run.
 
     Raises:
         UserError: If a folder is in the way, as some copies of ``runs/`` leave it.
@@ -96,9 +108,13 @@ def publish(run: Run) -> None:
     link = RUNS / "latest"
     if link.is_dir() and not link.is_symlink():
         raise UserError(f"{link} is a folder, where the link to the newest run belongs; move it away")
+    target = run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve()
+    if not mount_of(RUNS).symlinks:
+        replace_text(link, f"{target}\n")
+        return
     temporary = RUNS / f".latest-{os.getpid()}"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve())
+    temporary.symlink_to(target)
     temporary.replace(link)
 
 
@@ -134,12 +150,19 @@ def latest() -> Run:
     return open_run(link)
 
 
+def _named_in(file: Path) -> Path:
+    """Read what `publish` writes where there are no symbolic links."""
+    return RUNS / file.read_text(encoding="utf-8").strip()
+
+
 def open_run(path: Path) -> Run:
     """Open the directory that ``--run`` names.
 
     Raises:
         UserError: If it is not a run directory.
     """
+    if path.name == "latest" and path.is_file():
+        path = _named_in(path)
     if (path / "config.yaml").is_file():
         return Run(_behind_link(path))
     known = [str(config.parent) for config in RUNS.glob("*/*/config.yaml")]
@@ -168,7 +191,8 @@ def checkpoint_file(value: str) -> Path:
     if path.is_file():
         return path
     options = [*CHOICES, *(str(path.parent / other.name) for other in path.parent.glob("*.ckpt"))]
-    reason = "is empty" if not value else "is a folder" if path.is_dir() else "does not exist"
+    there = "is a folder" if path.is_dir() else "leads to no file" if os.path.lexists(path) else "does not exist"
+    reason = there if value else "is empty"
     raise UserError(f"ckpt_path={value!r} {reason}; give last, best, auto or a file{did_you_mean(value, options)}")
 
 

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import yaml
@@ -16,7 +16,9 @@ from lightning.pytorch import Trainer
 
 from clf import logs, results, runs
 from clf.config import flatten
+from clf.data.skipping import RECORD
 from clf.invocation import Invocation
+from clf.mounts import mount_of
 from clf.processes import Place, Processes
 from clf.runs import Run
 
@@ -37,6 +39,7 @@ class Session:
         self.invocation = invocation
         self.processes = processes or Processes(Place())
         self.run = invocation.run
+        self.trained = False  # whether a fit has come to its end
         self.resumes = invocation.verb == "fit" and invocation.checkpoint is not None
         self._reserved: Run | None = None
         self._scratch: TemporaryDirectory[str] | None = None
@@ -47,6 +50,10 @@ class Session:
             self.run = Run(Path(self.processes.agreed("directory", self._reserve)))
         if self.processes.first:  # of several machines, the others may not have the directory
             logs.also_to(self.run.path / "log.txt")
+            mount = mount_of(self.run.path)
+            if not mount.renames:
+                said = "%s lies where there are no %s: files are made in %s, copied and compared"
+                log.warning(said, self.run, mount.lacks, gettempdir())
         return self.run
 
     def _reserve(self) -> str:
@@ -58,15 +65,23 @@ class Session:
         if self._scratch is not None:
             self._scratch.cleanup()
         if self._reserved is not None and not self._reserved.config.exists():
-            (self._reserved.path / "log.txt").unlink(missing_ok=True)
+            for name in ("log.txt", RECORD):
+                (self._reserved.path / name).unlink(missing_ok=True)
             with suppress(OSError):
                 self._reserved.path.rmdir()
                 self._reserved.path.parent.rmdir()
+                runs.RUNS.rmdir()
 
     def scratch(self) -> Path:
         """Make a folder for what a command that is no run has to write; it goes when the command ends."""
         self._scratch = TemporaryDirectory(prefix="clf-")
         return Path(self._scratch.name)
+
+    @property
+    def bad_list(self) -> str | None:
+        """File in which the run keeps what ``data.on_error: skip`` left out; other verbs than fit only read it."""
+        path = self.run.path / RECORD if self.run else None
+        return str(path) if path and (self.invocation.verb == "fit" or path.is_file()) else None
 
     @property
     def output(self) -> Path:

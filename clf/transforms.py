@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -128,8 +130,29 @@ def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     Returns:
         float32 of the same shape and memory format.
     """
+    if images.device.type == "cpu" and images.numel() and images.is_contiguous(memory_format=torch.channels_last):
+        return _looked_up(images, preprocessing)
+    return _computed(images, preprocessing)
+
+
+def _computed(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     mean, std = _mean_and_std(preprocessing, images.device)
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _looked_up(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Normalise (N, 3, H, W), stored channels last, by a table: a third of the time that two divisions a value take."""
+    pixels = images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
+    count, height, width, _ = pixels.shape
+    found = cv2.LUT(pixels.reshape(count * height, width, 3), _table(preprocessing))
+    return torch.from_numpy(found).reshape(pixels.shape).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=8)
+def _table(preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Normalise every value that a byte can have: (1, 256, 3)."""
+    values = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
+    return np.ascontiguousarray(_computed(values, preprocessing).permute(1, 2, 0).numpy())
 
 
 @lru_cache(maxsize=8)
@@ -166,17 +189,17 @@ def _checked(transform: Transform, label: str) -> Transform:
     """Return an entry of a user's list, refusing at once what could never work."""
     if not callable(transform):
         raise UserError(f"{label}={transform!r} is no transform; name a class by class_path")
-    for inner in _with_inner(transform):
+    for inner in with_inner(transform):
         if "Normalize" in type(inner).__name__:  # Of torchvision v1 and v2, kornia, ...
             raise UserError(f"{label} normalises, which happens after the list anyway; remove {type(inner).__name__}")
     return transform
 
 
-def _with_inner(transform: object) -> Iterator[object]:
+def with_inner(transform: object) -> Iterator[object]:
     """Walk a transform and those it holds, as Compose and RandomApply do."""
     yield transform
     for inner in getattr(transform, "transforms", ()):
-        yield from _with_inner(inner)
+        yield from with_inner(inner)
 
 
 def _flaw(output: object) -> str:

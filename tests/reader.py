@@ -35,7 +35,7 @@ TOOLS |= {"curl", "for", "python", "test", "torchrun"}
 # Lightning starts further processes by repeating the command line of the first, which must then not be that of pytest.
 SEVERAL_PROCESSES = re.compile(r"\b(ddp|devices|num_nodes|strategy|torchrun)\b")
 # Options that name what a command leaves.
-LEAVES = ("--output", "--copy", "--html", "--json")
+LEAVES = ("--output", "--copy", "--html", "--json", "--exclude_to")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def shortened(typed: Sequence[str]) -> list[str]:
     if verb == "bench" and rest:
         quick = {"--repeats": "1"} if rest[0] == "startup" else {"--seconds": "0.05"}
         more = {flag: value for flag, value in quick.items() if flag not in given}
-    composes = verb in TRAINER_VERBS or (verb == "bench" and rest[:1] != ["infer"])
+    if verb == "check" and "--seconds" not in given:
+        more = {"--seconds": "0.05"}
+    composes = verb in TRAINER_VERBS or (verb == "bench" and rest[:1] != ["infer"]) or verb == "check"
     if composes and given.keys() & {"-c", "--config"}:  # a run's own configuration is a shortened one
         own = any(word.startswith("--model.network") or _names_a_network(Path(word)) for word in rest)
         more |= {flag: value for flag, value in TINY.items() if flag not in given and not (own and flag == ARCH)}

@@ -17,10 +17,11 @@ HOUSE = (
     ("F4", {"__main__"}),
     ("F4", {"main"}),
     ("F4", {"preflight"}),
-    ("F4", {"bench"}),
+    ("F4", {"bench", "diagnosis"}),
     ("F4", {"composed"}),
     ("F4", {"verbs"}),
     ("F4", {"cli", "compare", "predict_onnx", "serve", "shipped", "synth"}),
+    ("F4", {"endings"}),
     ("F4", {"attaching", "latest", "session"}),
     ("F4", {"invocation", "parser"}),
     ("F3", {"check"}),
@@ -30,7 +31,7 @@ HOUSE = (
     ("F1", {"predictor"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
-    ("F0", {"crops", "graph", "processes", "rates", "recipes", "records"}),
+    ("F0", {"crops", "durable", "graph", "processes", "rates", "recipes", "records", "recovery"}),
     (
         "F0",
         {
@@ -61,8 +62,9 @@ HOUSE = (
             "predictions",
         },
     ),
-    ("F0", {"history", "preprocess", "yamlfile"}),
+    ("F0", {"history", "preprocess", "sums", "yamlfile"}),
     ("F0", {"chunks", "cores", "errors", "files", "illustrations", "garbage", "progressbar"}),
+    ("F0", {"mounts"}),
 )
 HEIGHT = {room: len(HOUSE) - row for row, (_, rooms) in enumerate(HOUSE) for room in rooms}
 FLOOR = {room: floor for floor, rooms in HOUSE for room in rooms}
@@ -93,7 +95,7 @@ TORCH_FREE = {
     "yamlfile",
 }
 # Serving will install nothing else for its preprocessing.
-PREPROCESS_MAY_IMPORT = {"numpy", "PIL", "clf.errors"}
+PREPROCESS_MAY_IMPORT = {"numpy", "PIL", "clf.errors", "clf.files"}
 # `clf --help` imports the top of main and of whatever that imports.
 HELP_MAY_IMPORT = {"yaml"}
 # The command line belongs to the top floor: below it, code does not know that it is driven by YAML.

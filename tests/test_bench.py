@@ -130,6 +130,8 @@ def test_a_mistake_gets_the_message_that_fit_has_for_it(
         (("data", *CONFIG, "--seconds", "0"), "argument --seconds: '0' must be more than 0 and at most 600"),
         (("startup", *CONFIG, "--repeats", "0"), "argument --repeats: '0' must be between 1 and 100"),
         (("data", *CONFIG, "--json", "gone/x.json"), "--json gone/x.json: there is no such folder"),
+        (("data", *CONFIG, "--json", "images"), "--json 'images' is a folder; choose a file"),
+        (("data", *CONFIG, "--json", ""), "--json '' is a folder; choose a file"),
         (("data", *CONFIG, "--find_lr"), "find_lr is for clf fit; leave it out"),
         (("data",), "no run found"),
         (("infer",), "no run found"),
@@ -228,9 +230,12 @@ def test_data_with_another_key_leave_the_configured_data_alone(pets: Path) -> No
 
 def test_a_cache_is_measured_only_where_the_data_have_one_that_is_off(pets: Path) -> None:
     with composed("fit", CONFIG) as made:
-        has_key = "cache" in made.options
-        assert (measure_cache(made, rate=100, seconds=0.05) is not None) is has_key
+        found = measure_cache(made, rate=100, seconds=0.05)
+        assert found is not None
+        assert found["ram"].rate > 0
         assert measure_cache(made, rate=0.001, seconds=0.05) is None  # filling it would take hours
+    with composed("fit", (*CONFIG, "--data.cache", "disk", "--data.cache_dir", "kept")) as made:
+        assert measure_cache(made, rate=100, seconds=0.05) is None
 
 
 def test_a_step_trains_as_the_trainer_does(pets: Path) -> None:

@@ -4,6 +4,8 @@ import logging
 import os
 import pickle
 import shutil
+import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,7 @@ def test_a_cache_is_built_once_however_often_it_is_asked_for(
     assert not kept.exists()
     (line,) = lines(caplog)
     assert line.startswith("cache: 11 images, 4.")
-    assert line.endswith(f"remove it with: rm -r {kept}")
+    assert line.endswith("; remove it with: rm " + line.split(" in ")[1].split(" (")[0])
 
 
 def test_the_next_run_uses_what_is_there(root: Path, kept: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,12 +158,41 @@ def test_other_images_and_sizes_are_other_caches_and_all_of_them_are_counted(
     assert "remove it, also the 2 others, " in lines(caplog)[-1]
 
 
+def test_the_command_in_the_log_removes_caches_and_nothing_else(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "clf")
+    folder = tmp_path / "my data; rm x"
+    shutil.copytree(root, folder / "pets")
+    for size, left in ((64, 0), (32, 1), (16, 2)):
+        cached(folder / "pets", folder, cache_size=size).setup("fit")
+        assert len(list(folder.glob("*.pixels"))) == left + 1
+    for line in (lines(caplog)[0], lines(caplog)[2]):
+        subprocess.run(line.split(" with: ")[1], shell=True, check=True)
+        assert not list(folder.glob("*.pixels")) or line is lines(caplog)[0]
+    assert sum(path.is_file() for path in folder.rglob("*")) == sum(path.is_file() for path in root.rglob("*"))
+
+
+def test_a_tilde_means_home_also_where_no_shell_sees_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    cached(root, Path("~/kept")).setup("fit")
+    assert len(list((tmp_path / "home/kept").iterdir())) == 1
+
+
 def test_a_damaged_cache_is_built_anew(root: Path, kept: Path) -> None:
     before = batches(cached(root, kept))
     [file] = kept.iterdir()
-    for content in (b"", b"nonsense" * 9, file.read_bytes()[:-1]):
+    good, last, start = file.read_bytes(), struct.Struct("<qii"), file.stat().st_size - 11 * 16
+    places = [(1 << 40, 9, 9), (-99, 9, 9), (8, 9, 9), (start, 1, 1), (32, -3, -3), (32, 2**31 - 1, 2**31 - 1)]
+    damaged = [good[: -last.size] + last.pack(*place) for place in places]
+    nobody = struct.pack("<16sqq", good[:16], 0, 32)
+    for content in (b"", b"nonsense" * 9, good[:-1], nobody, *damaged):
         file.write_bytes(content)
         assert same(batches(cached(root, kept)), before)
+        assert file.read_bytes() != content
 
 
 def test_evaluation_reads_files_and_makes_no_cache(root: Path, kept: Path) -> None:

@@ -36,6 +36,7 @@ data: {root: images, batch_size: 4, num_workers: 1}
 trainer: {accelerator: cpu, max_epochs: 1, num_sanity_val_steps: 0}
 """
 CLF = (sys.executable, "-m", "clf")
+MEASURED = 100  # files whose headers are looked at beforehand
 
 
 def start(images: Path, where: str, shortest: int, folder: Path) -> subprocess.Popen[str]:
@@ -101,7 +102,7 @@ class Pipe:
 
     def __init__(self, folder: Path, others: int = 0) -> None:
         names = sorted(path.name for path in noise(folder, 700, (1, 1)).iterdir())
-        measured = set(np.linspace(0, len(names) + others - 1, 500).astype(int).tolist())
+        measured = set(np.linspace(0, len(names) + others - 1, MEASURED).astype(int).tolist())
         self.path = folder / names[max(set(range(len(names))) - measured)]
         self.path.unlink()
         os.mkfifo(self.path)
@@ -286,7 +287,7 @@ def test_auto_takes_memory_else_the_disk_else_nothing_and_says_why(large: Path, 
 def test_a_disk_that_turns_out_too_small_stops_the_build_and_keeps_nothing(tmp_path: Path) -> None:
     folder, small = noise(tmp_path / "images", 700, (1, 1)), tmp_path / "small"
     small.mkdir()
-    looked_at = set(np.linspace(0, 699, 500).astype(int).tolist())
+    looked_at = set(np.linspace(0, 699, MEASURED).astype(int).tolist())
     for number in set(range(700)) - looked_at:
         Image.new("RGB", (100, 200)).save(folder / f"{number:04d}.png")
     script = f"mount -t tmpfs -o size=260m tmpfs {small}\n" + RUN.strip() + f" || ls -A {small}\n"
@@ -299,9 +300,22 @@ def test_a_disk_that_turns_out_too_small_stops_the_build_and_keeps_nothing(tmp_p
 def test_a_folder_in_memory_that_others_may_write_to_is_not_used(large: Path, kept: Path) -> None:
     script = "mount -t tmpfs tmpfs /dev/shm; mkdir -m 777 /dev/shm/clf-0\n" + RUN
     done = mounts(script, sys.executable, KEEP, large, "ram", 200, kept)
-    assert "data.cache=ram needs /dev/shm/clf-0, which others may write to; remove it" in done.stderr
+    assert "data.cache=ram needs /dev/shm/clf-0, which others may write to; remove it, or " in done.stderr
     done = mounts(script, sys.executable, KEEP, large, "auto", 200, kept)
     assert f"480 kB in {kept}/" in done.stdout
+
+
+def test_what_others_put_into_memory_is_neither_followed_nor_removed(large: Path, kept: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/old.pixels").touch()
+    traps = """mount -t tmpfs -o mode=1777 tmpfs /dev/shm; trap="$1"; shift; mine="$PWD"; cd /dev/shm
+        if test "$trap" = folder; then ln -s "$1" clf-0; else mkdir -m 777 clf-0; ln -s "$1/made" clf-0/old.lock; fi
+        touch clf-0/old.pixels; cd "$mine"; shift
+        """
+    for trap in ("folder", "lock"):
+        done = mounts(traps + RUN, trap, tmp_path / "precious", sys.executable, KEEP, large, "disk", 200, kept)
+        assert "cache: 10 images, " in done.stdout, done.stderr
+        assert [path.name for path in (tmp_path / "precious").iterdir()] == ["old.pixels"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from clf.checkpoints import Facts, describe_mismatch, read_facts
 from clf.errors import UserError
+from clf.preprocess import Preprocessing
 
-SPEC = {"size": (48, 64), "crop_pct": 0.875, "crop_mode": "center", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+SPEC = asdict(Preprocessing(size=(48, 64), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)))
 FACTS = Facts(["0", "00", "1"], {"arch": "resnet18"}, SPEC, "ImageNet")
 
 
@@ -113,6 +115,17 @@ def test_a_zip_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
         archive.writestr("photo.txt", "no photo")
     assert "is corrupt, or holds code" in refusal(tmp_path / "a.ckpt")
+
+
+def test_a_checkpoint_that_would_grow_in_memory_is_refused_unread(tmp_path: Path) -> None:
+    torch.save(checkpoint(state_dict={"weight": torch.zeros(1000, 1000)}), tmp_path / "a.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.ckpt") as whole,
+        zipfile.ZipFile(tmp_path / "b.ckpt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    assert refusal(tmp_path / "b.ckpt") == ("is packed, as clf writes none: it could fill the memory; give another one")
 
 
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=8))

@@ -45,13 +45,13 @@ class Page:
 def draw_birds(folder: Path) -> None:
     """Draw what every reader has: ``birds/`` with two classes that are easy to tell apart, new photos and one more."""
     counts = {"train": 8, "valid": 6, "test": 4}
-    for split, count in counts.items():
+    for at, (split, count) in enumerate(counts.items()):
         for label, colour in {"sparrow": (150, 90, 30), "wren": (30, 90, 150)}.items():
             for number in range(count):
-                _photo(folder / "birds" / split / label / f"{number}.jpg", colour, seed=number)
+                _photo(folder / "birds" / split / label / f"{number}.jpg", colour, seed=100 * at + number)
     for number in range(3):
-        _photo(folder / "new_photos" / f"{number}.jpg", (150, 90, 30), seed=99 + number)
-    _photo(folder / "photo.jpg", (30, 90, 150), seed=98)
+        _photo(folder / "new_photos" / f"{number}.jpg", (150, 90, 30), seed=999 + number)
+    _photo(folder / "photo.jpg", (30, 90, 150), seed=998)
 
 
 def _photo(file: Path, colour: tuple[int, int, int], *, seed: int) -> None:
@@ -80,6 +80,11 @@ def draw_checkout(folder: Path) -> None:
         subprocess.run(("git", *step), cwd=folder, check=True)
 
 
+def label_twice(folder: Path) -> None:
+    """Give an image to two classes."""
+    shutil.copy(folder / "birds/train/sparrow/0.jpg", folder / "birds/train/wren/copy.jpg")
+
+
 def draw_folder(folder: Path) -> None:
     """Give the name that stands for any dataset to one."""
     (folder / "FOLDER").symlink_to("birds")
@@ -93,6 +98,7 @@ PAGES = {
     "docs/docker.md": Page(draw=draw_checkout),
     "docs/export.md": Page(runs=("resnet18/002", "resnet18/003"), python=True),
     "docs/seeing.md": Page(runs=("resnet50/001", "resnet18/003"), leaves=("comparison.html", "comparison.json")),
+    "docs/howto/check.md": Page(draw=label_twice, leaves=("bad.txt",)),
     "docs/howto/faster.md": Page(runs=("resnet18/003",), leaves=("bench.json",)),
     "docs/serve.md": Page(runs=("resnet18/003",), leaves=("models/current/model.onnx",)),
     "docs/synthetic.md": Page(draw=draw_games, leaves=("data/wanted/synthetic.json", "data/games-rendered")),
@@ -320,6 +326,8 @@ def test_pages_about_several_processes_are_typed_outside_of_this_one(reader: Rea
         ("fit --config a.yaml --model.network nets.Own", {**{k: TINY[k] for k in list(TINY)[1:]}, EPOCHS: "1"}),
         ("export", {}),
         ("bench", {}),
+        ("check --strict", {"--seconds": "0.05"}),
+        ("check --config a.yaml", {"--seconds": "0.05", **TINY}),
         ("bench infer", {"--seconds": "0.05"}),
         ("bench startup --config a.yaml", {"--repeats": "1", **TINY}),
         ("bench data --config a.yaml --seconds 1", TINY),

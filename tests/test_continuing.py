@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,38 @@ def test_the_rest_of_an_epoch_cannot_be_dealt_in_other_steps(folder: Path, capsy
     assert "lies within an epoch of 4 images a step, and now a step has 2: data.batch_size=2 in 1 process" in said
     assert main(go_on) == 0
     assert main([*go_on, "--data.batch_size", "2", "--trainer.max_epochs", "2"]) == 0  # between epochs it may
+
+
+LATE = """
+import os
+import signal
+from lightning.pytorch import Callback
+from clf.callbacks.report import Report
+
+class Drawing(Callback):
+    def teardown(self, *_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+
+class Writing(Report):
+    def write(self, run):
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("key", ["callbacks.late=late.Drawing", "callbacks.report=late.Writing"])
+def test_ctrl_c_after_the_training_says_that_all_is_saved(
+    folder: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "late.py").write_text(LATE)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert main([*FIT, "--trainer.max_epochs", "1", f"--{key}"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones, for the process is about to end
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "stopped by Ctrl-C; runs/tiny/001 is trained and saved; clf report writes its page again"
+    assert main(["fit", "--ckpt_path", "last", "--callbacks.late", "null", "--callbacks.report", "null"]) == 0
+    assert metrics()["finished"]["epochs"] == 1
 
 
 def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from clf.crops import RandomCrop, split_crop
+from clf.crops import RandomCrop, read, split_crop
 from clf.preprocess import UnreadableImage, decode
 from clf.transforms import seeded
 
@@ -97,6 +97,29 @@ def test_damaged_metadata_turn_nothing(tmp_path: Path) -> None:
     path.write_bytes(data[:start] + b"\xff" * 8 + data[start + 8 :])
     fast, exact = both(RandomCrop((48, 48), **ANY), path, seed=0)
     assert difference(fast, exact)[0] <= 0.05
+
+
+TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # by 90 degrees
+
+
+@pytest.mark.parametrize(
+    ("options", "upright"),
+    [
+        ({"xmp": b'<rdf:Description tiff:Orientation="6"/>'}, (80, 100)),
+        ({"xmp": b"<tiff:Orientation>6</tiff:Orientation>", "icc_profile": bytes(90_000)}, (80, 100)),
+        ({"comment": TURNED}, (100, 80)),
+        ({"icc_profile": TURNED}, (100, 80)),
+    ],
+    ids=["xmp", "behind a profile", "a comment", "a profile"],
+)
+def test_what_turns_an_image_in_evaluation_turns_it_here_and_nothing_else_does(
+    tmp_path: Path, options: dict[str, Any], upright: tuple[int, int]
+) -> None:
+    path = tmp_path / "image.jpg"
+    scenery(100, 80).save(path, quality=90, **options)
+    assert decode(path).size == upright
+    assert read(path, at_least=80)[1] == upright
+    assert difference(*both(RandomCrop((48, 48), **ANY), path, seed=0))[0] <= 0.05
 
 
 @pytest.mark.parametrize(

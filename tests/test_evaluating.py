@@ -194,7 +194,7 @@ def test_a_network_that_says_nan_is_scored_and_nothing_breaks_but_it_is_said(
     (folder / "tiny.yaml").write_text(
         CONFIG.replace("arch: test_resnet, pretrained: false", "network: nothing.Nan").partition("callbacks")[0]
     )
-    fit("--trainer.max_epochs", "1")
+    fit("--trainer.max_epochs", "1", "--callbacks.non_finite", "null")
     kept = read("runs/tiny/001/metrics.json")["val"]
     assert (kept["n"], kept["loss"]) == (12, None)
     assert capsys.readouterr().err.count("val: the network's output is not finite for 12 of 12 images") == 1

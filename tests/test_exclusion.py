@@ -73,7 +73,7 @@ def test_each_list_says_what_it_left_out_and_which_lines_match_nothing(root: Pat
     (root / "more.txt").write_text("train/cat/0.png\ntest/*.png\n" + "# none\ngone.png\nalso/gone.png\n")
     module = image_data(root, exclude=lists)
     assert module.describe().endswith("9 train / 4 val / 1 test images")
-    assert module._catalogue.notes == [
+    assert module.catalogue.notes == [
         f"{lists[0]}: 3 images left out",
         f"{lists[1]}: 4 images left out; 2 lines match nothing, e.g. line 4: 'gone.png'",
     ]
@@ -82,7 +82,7 @@ def test_each_list_says_what_it_left_out_and_which_lines_match_nothing(root: Pat
 def test_lines_that_match_only_in_a_split_that_is_not_used_are_no_mistake(root: Path) -> None:
     module = excluding(root, "test/cat/0.png\n")
     module.setup("fit")
-    assert module._catalogue.notes == [f"{root.parent}/bad.txt: 1 images left out"]
+    assert module.catalogue.notes == [f"{root.parent}/bad.txt: 1 images left out"]
 
 
 def test_exclusion_comes_before_the_rules(root: Path) -> None:

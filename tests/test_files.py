@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,6 +41,28 @@ def test_folder_of_another_process_is_kept(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"):
         fill()
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "theirs.txt"]
+
+
+def test_a_device_or_a_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    null, pipe = tmp_path / "null", tmp_path / "pipe"
+    null.symlink_to(os.devnull)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (null, pipe):
+        replace_text(path, "hello")
+    assert os.read(reader, 100) == b"hello"
+    os.close(reader)
+    assert null.is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["null", "pipe"]
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere/file")
+    for text in ("made", "replaced"):
+        replace_text(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "elsewhere/file").read_text() == text
 
 
 def test_a_folder_is_replaced_as_a_whole_whoever_else_does(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from toy import Batches, Rows, Toy, differences, final_state, trainer
@@ -190,6 +191,46 @@ def test_a_signal_after_the_last_step_loses_nothing_and_still_ends_the_process(
     assert error is not None
     assert error.checkpoint == tmp_path / "last.ckpt"
     assert differences(uninterrupted()[1], final_state(tmp_path)) == []
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job of SLURM with one task, as far as a program can tell; gives the file with what `scontrol` was asked."""
+    values = {"JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "birds"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    asked, tools = tmp_path / "asked", tmp_path / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tools / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    return asked
+
+
+@pytest.mark.parametrize("hook", ["on_after_backward", "on_validation_batch_start"])
+def test_notice_by_slurm_saves_asks_for_another_turn_and_goes_on_exactly(
+    tmp_path: Path, slurm: Path, uninterrupted: Callable[..., tuple[Rows, dict[str, Any]]], hook: str
+) -> None:
+    _, whole = uninterrupted()
+    folder = tmp_path / "run"
+    plugins = [SLURMEnvironment()]
+    _, error = fit(folder, Signal(hook, 1, signal.SIGUSR1), plugins=plugins)
+    assert error is not None
+    assert (error.exit_code, error.checkpoint) == (143, folder / "last.ckpt")
+    assert slurm.read_text() == "requeue 7\n"
+    assert not list(folder.rglob("hpc_ckpt*"))
+    fit(folder, resume=True, plugins=[SLURMEnvironment()])
+    assert differences(without_validation_total(whole), without_validation_total(final_state(folder))) == []
+
+
+def test_where_slurm_s_notice_is_switched_off_it_is_nobody_s(tmp_path: Path, slurm: Path) -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        _, error = fit(tmp_path, Signal("on_after_backward", 1, signal.SIGUSR1), plugins=[SLURMEnvironment(False)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert error is None
+    assert not slurm.exists()
 
 
 class Impatient(Toy):

@@ -172,6 +172,18 @@ def test_debugging_is_off_where_the_environment_says_so(
         assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # printed at the end, and at once
+def test_who_stops_reading_hears_no_complaint(unbuffered: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": unbuffered}
+    words = [sys.executable, "-m", "clf", "--help"]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 1
+
+
 def test_the_first_program_of_a_container_ends_at_sigterm() -> None:
     """The kernel gives such a program no signal that it has not asked for."""
     script = """

@@ -130,6 +130,20 @@ def test_the_keys_are_these() -> None:
     assert all(value.ndim == 0 for value in values.values())
 
 
+def test_each_metric_is_better_the_way_its_mode_says() -> None:
+    labels, metrics = torch.arange(12) % 6, EvaluationMetrics(6, "val", auroc=True)
+    right, wrong = (20.0 * torch.eye(6)[each] for each in (labels, (labels + 1) % 6))
+    scores = []
+    for logits in (right, wrong):
+        metrics.update(torch.nn.functional.cross_entropy(logits, labels), logits, labels)
+        scores.append(metrics.compute())
+    good, bad = scores
+    assert good.keys() == bad.keys() == metrics.modes.keys()
+    # Of six classes the right one is among five guesses even here, where the first is wrong.
+    better = {name: "max" if good[name] > bad[name] else "min" for name in good if name != "val/acc_top5"}
+    assert better == {name: mode for name, mode in metrics.modes.items() if name in better}
+
+
 def test_one_image_gives_numbers() -> None:
     logits = torch.tensor([[1.0, -1.0, 0.0]])
     numbers = evaluate(logits, torch.tensor([1]))

@@ -198,7 +198,10 @@ def test_clf_predict_counts_what_it_could_not_read(
     folder: Path, workdir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (workdir / "list.csv").write_text(f"path,label\n{folder}/images/00.jpg,0\ngone.jpg,00\n")
-    words = ["--ckpt_path", f"{folder}/export/model.onnx", "--data.predict", "list.csv"]
+    words = [
+        *("--ckpt_path", f"{folder}/export/model.onnx"),
+        *("--data.predict", "list.csv", "--data.allow_outside_root=true"),
+    ]
     assert main(["predict", *words, "--output", "out.jsonl", "--callbacks.predictions.top_k", "1"]) == 1
     first, second = Path("out.jsonl").read_text().splitlines()
     assert '"true": "0"' in first

@@ -225,7 +225,7 @@ def test_image_in_validation_and_test_is_no_mistake_but_said(tmp_path: Path) -> 
     file = table(tmp_path / "a.csv", [{"path": n, "label": "xy"[n > "1.jpg"], "split": s} for n, s in splits])
     module = image_data(file)
     module.describe()
-    assert module._catalogue.notes == [f"{module.source}: 1 images of test are also in val, e.g. {tmp_path}/4.jpg"]
+    assert module.catalogue.notes == [f"{module.source}: 1 images of test are also in val, e.g. {tmp_path}/4.jpg"]
 
 
 def test_image_that_two_roots_name_in_one_split_is_said_and_never_divided(

@@ -31,8 +31,9 @@ def play(
     scene: Callable[[httpx.AsyncClient], Awaitable[None]],
     *,
     after: Callable[[], None] = lambda: None,
+    status: int = 200,
 ) -> None:
-    """Run a scene inside the lifespan of a service, and something right after it."""
+    """Run a scene inside the lifespan of a service that answers with a status, and something right after it."""
 
     async def run() -> None:
         app = create(settings)
@@ -43,7 +44,7 @@ def play(
         assert (await said.get())["type"] == "lifespan.startup.complete"
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            assert (await client.get("/info")).status_code == 200
+            assert (await client.get("/info")).status_code == status
             await scene(client)
         told.put_nowait({"type": "lifespan.shutdown"})
         assert (await said.get())["type"] == "lifespan.shutdown.complete"

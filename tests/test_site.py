@@ -28,7 +28,10 @@ from clf.parser import FOLLOWS
 ROOT = Path(__file__).parent.parent
 CONFIGS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "configs").rglob("*.yaml"))]
 GIVEN = compose([]).config
-SOURCES = (*("clf", "configs", "docs", "scripts"), *("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "mkdocs.yml"))
+SOURCES = (
+    *("clf", "configs", "docs", "scripts"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "mkdocs.yml"),
+)
 
 
 def build(repository: Path, to: Path) -> subprocess.CompletedProcess[str]:

@@ -50,7 +50,7 @@ def dataset(root: Path, **splits: int) -> Path:
 def count(module: ImageData) -> dict[str, tuple[int, int]]:
     """Count camera and rendered images in each split that there is."""
     found: dict[str, tuple[int, int]] = {}
-    for split in module._catalogue.available:
+    for split in module.catalogue.available:
         sources = [Path(sample.path).parent.name for sample in module.samples(split)]
         found[split] = (sources.count("camera"), sources.count("rendered"))
     return found
@@ -67,7 +67,7 @@ def test_carved_validation_is_the_share_of_the_others(tmp_path: Path) -> None:
 def test_existing_validation_and_test_lose_such_images_and_it_is_said(tmp_path: Path) -> None:
     module = image_data(dataset(tmp_path, train=4, valid=2, test=4), train_only=RENDERED)
     assert count(module) == {"train": (4, 4), "val": (2, 0), "test": (4, 0)}
-    assert module._catalogue.notes == [
+    assert module.catalogue.notes == [
         f"JSONL layout in {tmp_path}: left 2 val samples out, by data.train_only",
         f"JSONL layout in {tmp_path}: left 4 test samples out, by data.train_only",
     ]

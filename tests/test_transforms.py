@@ -86,6 +86,18 @@ def test_without_augmentation_training_sees_exactly_what_evaluation_sees(augment
     assert torch.equal(normalised(pixels[None], PREPROCESSING), exactly[None])
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_batch_is_normalised_to_the_last_bit_however_it_lies_in_memory(layout: torch.memory_format) -> None:
+    values = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, -1, -1).contiguous()
+    odd = Preprocessing((16, 16), mean=(0.1, 0.55, 0.9), std=(0.3, 1.7, 0.01))
+    mean, std = (torch.tensor(each)[:, None, None] for each in (odd.mean, odd.std))
+    found = normalised(values.contiguous(memory_format=layout), odd)
+    assert torch.equal(found, (values.float() / 255 - mean) / std)
+    assert found.is_contiguous(memory_format=layout)
+    assert found.dtype == torch.float32
+    assert normalised(values[:0].contiguous(memory_format=layout), odd).shape == (0, 3, 16, 16)
+
+
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "none"])
 def test_a_sample_depends_on_its_seed_and_on_nothing_else(name: Recipe) -> None:
     transform = TrainTransform(name, preprocessing=PREPROCESSING)

@@ -58,7 +58,7 @@ def advise_data(
     Args:
         loaders: What it delivered, by its number of workers.
         configured: The number of workers in use; one of them.
-        cached: What it delivered with that number and a warm cache, by ``data.cache``; None where nothing caches.
+        cached: What it delivered with that number and a warm cache, by ``data.cache``, if that was measured.
     """
     found = []
     now, best = loaders[configured], best_workers(loaders)

@@ -56,8 +56,8 @@ def main(words: Sequence[str]) -> int:
     if kind not in KINDS:
         raise UserError(f"no benchmark {kind!r}{did_you_mean(kind, KINDS)}; `clf bench --help` lists them")
     options, keys = _parse(kind, rest)
-    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
-        raise UserError(f"--json {options.json}: there is no such folder; choose another file")
+    if options.json not in (None, "-"):
+        _require_file(options.json)
     from clf.bench.measuring import Report, write
 
     measure: Callable[[Any, list[str]], Report]
@@ -95,6 +95,14 @@ def _parse(kind: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[st
     text = "print JSON instead of tables, or write it to FILE beside them"
     parser.add_argument("--json", metavar="FILE", nargs="?", const="-", help=text)
     return parser.parse_known_args(list(words))
+
+
+def _require_file(name: str) -> None:
+    """Refuse now what could not be written after minutes of measuring."""
+    if Path(name).is_dir():
+        raise UserError(f"--json {name!r} is a folder; choose a file")
+    if not Path(name).absolute().parent.is_dir():
+        raise UserError(f"--json {name}: there is no such folder; choose another file")
 
 
 def _seconds(text: str) -> float:

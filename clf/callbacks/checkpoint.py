@@ -1,8 +1,6 @@
 """Checkpoints: the best epochs by score, and one state from which training goes on bit for bit."""
 
 import logging
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 from weakref import proxy
 
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -18,8 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
+from clf.durable import WholeFiles, put, second_name
 from clf.errors import UserError, did_you_mean
-from clf.files import sync
+from clf.files import partial_of
 from clf.processes import from_first
 from clf.runs import BEST, LAST
 
@@ -91,6 +91,7 @@ class Checkpoint(ModelCheckpoint):
         self._scored: dict[str, Tensor] | None = None  # the metrics of weights that wait to be considered
         self._epoch_ended = False  # whether an epoch waits for its last.ckpt
         self._told = False
+        self._last_is_whole = False  # whether last.ckpt is worth keeping once there is a newer one
         self._off = False  # fast_dev_run leaves no files
         self._metrics_before: dict[str, Tensor] = {}  # of the run that is resumed
 
@@ -114,12 +115,17 @@ class Checkpoint(ModelCheckpoint):
             super().setup(trainer, pl_module, stage)
         self._scored, self._epoch_ended, self._told, self._metrics_before = None, False, False, {}
         self._off = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the default, and nobody's choice
+            trainer.strategy.checkpoint_io = WholeFiles()
 
     # When to write
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._written_step, self._written_time = trainer.global_step, time.monotonic()
+        # Not if the run goes on from an older file: that is kept, and not the damaged one.
+        resumed = trainer.ckpt_path
+        self._last_is_whole = resumed is not None and Path(resumed).resolve() == (self.folder / LAST).resolve()
         trainer.callback_metrics.update(self._metrics_before)
         epochs = trainer.fit_loop.epoch_progress.current
         if epochs.ready == epochs.completed:
@@ -202,8 +208,9 @@ class Checkpoint(ModelCheckpoint):
         last = self.folder / LAST
         self.last_model_path = str(last)
         kept = self._keep_if_best(trainer)
-        write = partial(_link, kept) if kept and not self.save_weights_only else trainer.save_checkpoint
-        _put(trainer, last, write=write)
+        write = partial(_link, kept) if kept and not self.save_weights_only else partial(_save, trainer)
+        _put(trainer, last, write=write, keeping_previous=self._last_is_whole)
+        self._last_is_whole = True
         self._epoch_ended = False
         self._written_step, self._written_time = trainer.global_step, time.monotonic()
         return last
@@ -224,10 +231,10 @@ class Checkpoint(ModelCheckpoint):
 
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        write = partial(_save_weights, trainer) if self.save_weights_only else trainer.save_checkpoint
+        write = partial(_save_weights if self.save_weights_only else _save, trainer)
         _put(trainer, Path(filepath), write=write)
         if filepath == self.best_model_path:
-            _put(trainer, self.folder / BEST, write=partial(_link, filepath))
+            _put(trainer, self.folder / BEST, write=partial(_link, Path(filepath)))
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
         if trainer.is_global_zero:
@@ -268,6 +275,9 @@ class Checkpoint(ModelCheckpoint):
             return
 
         def here(path: str) -> str:
+            # What was kept will be removed one day: it must be a file, and in here.
+            if path and not path.endswith(".ckpt"):
+                raise UserError(f"the checkpoint to go on from speaks of {path!r} as one of its run; give another one")
             return str(self.folder / Path(path).name) if path else ""
 
         moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
@@ -339,7 +349,13 @@ def _unknown_metric(key: str, value: str | None, metric: str, metrics: dict[str,
     return UserError(f"callbacks.checkpoint.{key}={value!r}: {there}")
 
 
-def _save_weights(trainer: Trainer, path: Path) -> None:
+def _save(trainer: Trainer, path: Path) -> str | None:
+    """Write everything; returns the file's SHA-256 where it is known."""
+    trainer.save_checkpoint(path)
+    return _sum(trainer, path)
+
+
+def _save_weights(trainer: Trainer, path: Path) -> str | None:
     """Write the weights that a full checkpoint would hold.
 
     Lightning asks callbacks only about full ones: without this a moving average, which is what was scored, would be
@@ -349,35 +365,29 @@ def _save_weights(trainer: Trainer, path: Path) -> None:
     checkpoint = connector.dump_checkpoint(weights_only=True)
     checkpoint["state_dict"] = connector.dump_checkpoint(weights_only=False)["state_dict"]
     trainer.strategy.save_checkpoint(checkpoint, path)
+    return _sum(trainer, path)
 
 
 @rank_zero_only
-def _link(source: str | Path, target: Path) -> None:
-    """Give a file a second name, or a copy where the filesystem has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def _link(source: Path, target: Path) -> str | None:
+    return second_name(source, target)
 
 
-def _put(trainer: Trainer, path: Path, *, write: Callable[[Path], object]) -> None:
+def _sum(trainer: Trainer, path: Path) -> str | None:
+    io = trainer.strategy.checkpoint_io
+    return io.take_sum(path) if isinstance(io, WholeFiles) else None
+
+
+def _put(trainer: Trainer, path: Path, *, write: Callable[[Path], str | None], keeping_previous: bool = False) -> None:
     """Write a file beside its place, make it durable and put it there in one step.
 
     Args:
         trainer: Says which rank has the files.
         path: The place.
         write: Writes the file; called on all ranks, because they may have to gather what is written.
+        keeping_previous: Whether the old file stays, under another name.
     """
-    beside = path.with_name(f".{path.name}.partial")
-    if not trainer.is_global_zero:
-        write(beside)
-        return
-    # What a killed process left here may be a second name of a good file: never write into it.
-    beside.unlink(missing_ok=True)
-    try:
-        write(beside)
-        sync(beside)
-        beside.replace(path)
-        sync(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)  # also there if both were names of one file: then nothing is replaced
+    if trainer.is_global_zero:
+        put(path, write=write, keeping_previous=keeping_previous)
+    else:
+        write(partial_of(path))

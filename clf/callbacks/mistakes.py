@@ -3,7 +3,8 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clf.checkpoints import read_weights
 from clf.classifier import Classifier
 from clf.data.roots import folder_of
 from clf.data.samples import SCORED_SPLITS
@@ -100,7 +102,11 @@ class Mistakes(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw those of the best epoch, with its weights; the best checkpoint is written by now."""
         if self._best is not None and trainer.is_global_zero:
-            self._draw(trainer, cast(Classifier, pl_module), self._best)
+            named = {path for path, *_ in self._best.rows}
+            # A checkpoint may come from elsewhere: no file is opened because it says so.
+            ours = named.intersection(trainer.datamodule.samples("val").paths)  # type: ignore[attr-defined]
+            rows = [row for row in self._best.rows if row[0] in ours]
+            self._draw(trainer, cast(Classifier, pl_module), replace(self._best, rows=rows))
 
     def _draw(self, trainer: Trainer, classifier: Classifier, found: Found) -> None:
         heat = self._heat(trainer, classifier, found.rows)
@@ -180,9 +186,9 @@ def _best_weights(trainer: Trainer) -> dict[str, Tensor] | None:
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not path:
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     start = "network."
-    return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    weights = read_weights(Path(path))
+    return {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
 
 
 def _roots(trainer: Trainer) -> list[str]:

@@ -4,6 +4,7 @@ import logging
 
 from lightning.pytorch import Callback
 
+from clf.files import is_full
 from clf.report import write_report
 from clf.runs import Run
 
@@ -26,5 +27,7 @@ class Report(Callback):
         try:
             log.info("report: %s", write_report(run))
         except Exception as error:
+            if is_full(error):
+                raise
             reason = f"{type(error).__name__}: {error}"
             log.warning("report.html was not written: %s; clf report --debug %s shows where", reason, run)

@@ -1,7 +1,6 @@
 """What a run leaves for people: its configuration, circumstances and labels, and the link to the latest run."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +8,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clf import results, runs
+from clf.data.datamodule import ImageData
+from clf.data.skipping import RECORD
 from clf.environment import environment
 from clf.exported import labels_mapping
 from clf.files import replace_text
@@ -41,6 +42,8 @@ class RunFiles(Callback):
         results.record(self.run.path / "metrics.json", {"finished": None})
         keep_and_write(self.run.config, self.config)
         facts = {**environment(), **self.facts}
+        if (skipped := self._keep_list(trainer)) is not None:
+            facts["data"] = {**facts["data"], "skipped": skipped}
         path = self.run.path / "environment.json"
         # What others have added, e.g. how fast the network is, is theirs to replace: it makes no other circumstances.
         added = {key: value for key, value in results.read(path).items() if key not in facts}
@@ -52,6 +55,15 @@ class RunFiles(Callback):
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.config))
 
+    def _keep_list(self, trainer: Trainer) -> int | None:
+        """Keep which bad files were left out, wherever the list is; say how many, or None if nobody looked for any."""
+        data = getattr(trainer, "datamodule", None)
+        skipping = data.catalogue.skipping if isinstance(data, ImageData) else None
+        kept = self.run.path / RECORD
+        if skipping is not None and not kept.exists():
+            replace_text(kept, skipping.text)
+        return None if skipping is None else skipping.bad
+
 
 def keep_and_write(path: Path, text: str) -> None:
     """Write a file; one that says something else moves to ``<stem>.<number><suffix>`` first."""
@@ -59,7 +71,7 @@ def keep_and_write(path: Path, text: str) -> None:
         number = 1
         while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
             number += 1
-        shutil.copyfile(path, kept)
+        replace_text(kept, path.read_text(encoding="utf-8"))
     replace_text(path, text)
 
 

@@ -1,10 +1,13 @@
 """How fast training is and what it waits for: per epoch, on the host's clock, without ever waiting for the GPU."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from clf.metrics import Mode
 
 
 @dataclass
@@ -74,6 +77,14 @@ class Timing(Callback):
 
     Put it after callbacks that work at the end of a step, like a moving average: what they do is no waiting for data.
     """
+
+    metric_modes: Final[Mapping[str, Mode]] = {
+        "time/images_per_s": "max",
+        "time/data_wait_share": "min",
+        "time/epoch_s": "min",
+        "time/val_s": "min",
+    }
+    """What is logged, and which way each is better."""
 
     def __init__(self) -> None:
         self._clock = EpochClock(0.0)

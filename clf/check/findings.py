@@ -22,6 +22,7 @@ class Finding:
         message: What is wrong, where, and what to do; one line.
         count: How many images, labels or keys are concerned.
         images: Paths of the images concerned, as the dataset lists them; what an exclusion list would name.
+        partners: For each of these images the one that it is too much like; empty where that is not the matter.
     """
 
     rule: str
@@ -30,6 +31,7 @@ class Finding:
     message: str
     count: int = 1
     images: tuple[str, ...] = ()
+    partners: tuple[str, ...] = ()
 
 
 def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:

@@ -1,17 +1,14 @@
 """Training images, decoded and shrunk once for all epochs, workers, processes and runs."""
 
 import errno
-import itertools
 import logging
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from queue import SimpleQueue
 from typing import Final, Literal
 
 import numpy as np
@@ -21,13 +18,13 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from clf.cores import usable_cores
 from clf.crops import read, reduction, shrunk
 from clf.data.cachefile import Cache, TooLarge, Writer
 from clf.data.cacheplace import Place, disk, in_words, memory, require_locks
+from clf.data.threads import in_threads
 from clf.errors import UserError
-from clf.preprocess import FORMATS, UnreadableImage
-from clf.progressbar import watched
+from clf.files import open_whole
+from clf.preprocess import FORMATS, MAX_BYTES, UnreadableImage
 from clf.transforms import one_thread
 
 log = logging.getLogger("clf")
@@ -38,7 +35,6 @@ Say = Callable[[str], None]
 _FORMAT: Final = 1  # goes up when the same files and settings come to other pixels
 _MOST_MEASURED: Final = 100
 _SLACK: Final = 1.25  # Shrinking by less would take as long as decoding, blur, and save little room.
-_CHUNK: Final = 16  # images that a thread takes at a time
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -113,7 +109,7 @@ def keep(wanted: Wanted, *, say: Say) -> Cache | None:
                     raise
                 reasons.append(str(error))
                 continue
-            if (cache := place.find(key)) is not None:
+            if (cache := place.find(key, count=len(wanted.paths))) is not None:
                 say(_describe(cache, place, key, "found there, and nothing has changed since"))
                 return cache
             usable.append(place)
@@ -165,7 +161,7 @@ def _built(wanted: Wanted, place: Place, key: str, say: Say, *, estimate: int, b
             _fill(Writer(file, count=len(wanted.paths), most=most), wanted)
     except TooLarge as error:
         raise _DoesNotFit(f"more is needed than the headers let expect, and {free}") from error
-    cache = place.find(key)
+    cache = place.find(key, count=len(wanted.paths))
     if cache is None:
         raise UserError(f"{place.file(key)} has gone while it was built; leave it alone, or set data.cache=none")
     note = f"built in {time.monotonic() - start:.0f} s"
@@ -181,44 +177,22 @@ def _describe(cache: Cache, place: Place, key: str, note: str) -> str:
     if not place.stays:
         return line + "it goes with the last run that uses it"
     count, total = place.others(key)
-    others = f", also the {count} others, {in_words(total)}" if count else ""
-    return line + f"remove it{others} with: rm -r {place.folder}"
+    if not count:
+        return line + f"remove it with: {place.removal(key)}"
+    others = f"the {count} others, {in_words(total)}" if count > 1 else f"the other one, {in_words(total)}"
+    return line + f"remove it, also {others}, with: {place.removal(None)}"
 
 
 def _fill(writer: Writer, wanted: Wanted) -> None:
-    """Decode all files in threads: the decoders work without the interpreter's lock."""
-    count = len(wanted.paths)
-    starts = range(0, count, _CHUNK)
-    todo, done, stop = iter(starts), SimpleQueue[BaseException | None](), threading.Event()
-
-    def work() -> None:
-        try:
-            for start in itertools.takewhile(lambda _: not stop.is_set(), todo):
-                for index in range(start, min(start + _CHUNK, count)):
-                    _add(writer, index, wanted)
-                done.put(None)
-        except BaseException as error:
-            done.put(error)
-
-    with one_thread(), _running(work, stop):
-        for _ in watched(starts, title="decoding images for the cache"):
-            if (error := done.get()) is not None:
-                raise error
-            writer.settle()
+    """Decode all files, and put them into the cache as they come."""
+    with one_thread():
+        in_threads(
+            lambda index: _add(writer, index, wanted),
+            len(wanted.paths),
+            title="decoding images for the cache",
+            between=writer.settle,
+        )
     writer.finish()
-
-
-@contextmanager
-def _running(work: Callable[[], None], stop: threading.Event) -> Iterator[None]:
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(usable_cores())]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def _add(writer: Writer, index: int, wanted: Wanted) -> None:
@@ -241,7 +215,11 @@ def _proportional(size: tuple[int, int], shortest: int) -> tuple[int, int]:
 def _kept_bytes(path: str, shortest: int) -> int:
     """Say how much an image will take; nothing, if its header cannot be read."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            open_whole(path, most=MAX_BYTES) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             divisor = reduction(image.size, at_least=shortest) if image.format == "JPEG" else 1
             width, height = (-(-edge // divisor) for edge in image.size)
             if min(width, height) > _SLACK * shortest:

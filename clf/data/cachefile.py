@@ -45,6 +45,8 @@ class Cache:
             raise ValueError(f"{path} is not whole")
         self._bytes = np.frombuffer(content, np.uint8)
         self._index = np.frombuffer(content, _INDEX, count=count, offset=start)
+        if not _lies_within(self._index, start):
+            raise ValueError(f"{path} is damaged")
 
     def __len__(self) -> int:
         return len(self._index)
@@ -113,6 +115,14 @@ class Writer:
         _write(self._file, memoryview(self._index.tobytes()), start)
         _write(self._file, memoryview(_HEADER.pack(_MAGIC, len(self._index), start)), 0)
         os.fsync(self._file)
+
+
+def _lies_within(index: NDArray[np.void], end: int) -> bool:
+    """Whether all images are between the header and the index."""
+    # As floats they do not overflow, whatever they are.
+    offset, height, width = (index[name].astype(np.float64) for name in ("offset", "height", "width"))
+    inside = (offset >= _HEADER.size) & (offset + 3 * height * width <= end)
+    return bool(((height == 0) | (height > 0) & (width > 0) & inside).all())
 
 
 def _write(file: int, data: memoryview, offset: int) -> None:

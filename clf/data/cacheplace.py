@@ -1,6 +1,8 @@
 """Where caches lie, on disk and in memory: who builds and who uses what is there, and how much room there is."""
 
 import os
+import shlex
+import stat
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -73,13 +75,21 @@ class Place:
         """
         try:
             self.folder.mkdir(parents=self.stays, exist_ok=True, mode=0o777 if self.stays else 0o700)
-            if self.stays:
-                return
-            facts = self.folder.lstat()  # everybody may write to the folder above it
         except OSError as error:
             raise self.failure(error) from error
-        if facts.st_uid != os.getuid() or facts.st_mode & 0o170077 != 0o040000:
-            raise UserError(f"data.cache=ram needs {self.folder}, which others may write to; remove it")
+        if not self._is_ours():
+            problem = f"data.cache=ram needs {self.folder}, which others may write to"
+            raise UserError(f"{problem}; remove it, or choose data.cache=disk or none")
+
+    def _is_ours(self) -> bool:
+        """Whether nobody else can have put anything here; a folder on disk was the user's choice."""
+        if self.stays:
+            return True
+        try:
+            facts = self.folder.lstat()  # everybody may write to the folder above it
+        except OSError:
+            return False
+        return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o077
 
     def failure(self, error: OSError) -> UserError:
         """Say that the folder cannot be used."""
@@ -110,10 +120,12 @@ class Place:
         finally:
             _unlock(path, handle)
 
-    def find(self, key: str) -> Cache | None:
-        """Open a cache that is there; locked, because it may be about to go."""
+    def find(self, key: str, *, count: int) -> Cache | None:
+        """Open a cache of so many images that is there; locked, because it may be about to go."""
         try:
             cache = Cache(self.file(key))
+            if len(cache) != count:
+                return None
             if not self.stays:
                 self._hold(cache, key)
         except (OSError, ValueError):
@@ -124,7 +136,7 @@ class Place:
     def writing(self, key: str) -> Iterator[int]:
         """Give an empty file, which takes its place at the end; a failure leaves nothing."""
         partial = self.folder / f"{key}{_SUFFIX}{_PARTIAL}"
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         try:
             yield handle
             partial.replace(self.file(key))
@@ -135,6 +147,8 @@ class Place:
 
     def sweep(self, *, but: str) -> None:
         """Remove what dead processes left; not a finished cache that is about to be looked for."""
+        if not self._is_ours():
+            return  # its links could lead anywhere
         names: list[str] = []
         with suppress(OSError):
             names = os.listdir(self.folder)
@@ -147,8 +161,17 @@ class Place:
 
     def others(self, key: str) -> tuple[int, int]:
         """Count the other caches in the folder, and their bytes."""
-        sizes = [path.stat().st_size for path in self.folder.glob(f"*{_SUFFIX}") if path != self.file(key)]
+        sizes = []
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            with suppress(FileNotFoundError):  # somebody removes it meanwhile
+                sizes += [path.stat().st_size] if path != self.file(key) else []
         return len(sizes), sum(sizes)
+
+    def removal(self, key: str | None) -> str:
+        """Say how to remove a cache, or all of them, in a shell; nothing else that is in the folder is touched."""
+        if key is not None:
+            return f"rm {shlex.quote(str(self.file(key)))}"
+        return f"rm {shlex.quote(str(self.folder))}/*{_SUFFIX}"
 
     def _remove_unused(self, key: str, path: Path) -> None:
         lock = self.folder / f"{key}{_LOCK}"
@@ -173,9 +196,16 @@ class Place:
 
 
 def disk(folder: str | None) -> Place:
-    """Where caches stay: a folder of the user's choice, or the usual one for such files."""
-    usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Place(Path(folder).absolute() if folder else Path(usual).absolute() / "clf/pixels", stays=True)
+    """Where caches stay: a folder of the user's choice, or the usual one for such files.
+
+    Raises:
+        UserError: If it is in the home of a user who has none.
+    """
+    chosen = folder or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "clf/pixels")
+    try:
+        return Place(Path(chosen).expanduser().absolute(), stays=True)
+    except RuntimeError as error:
+        raise UserError(f"there is no home folder for caches in {chosen}; set data.cache_dir") from error
 
 
 def memory() -> Place | None:
@@ -227,7 +257,7 @@ def _only_user(handle: int) -> bool:
 def _lock(path: Path, waits: Callable[[], None] | None) -> int | None:
     """Take a lock, or return None where others hold it and we are not to wait."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             if not _only_user(handle):
                 if waits is None:

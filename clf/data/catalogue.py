@@ -10,6 +10,7 @@ from clf.data.disk import Disk
 from clf.data.exclusion import Exclusion
 from clf.data.layout import SPLITS
 from clf.data.samples import Lister, Samples, Split
+from clf.data.skipping import Skipping
 from clf.data.train_only import TrainOnly
 from clf.errors import UserError
 
@@ -32,6 +33,7 @@ class Catalogue:
         rule: What happens to labels that train lacks.
         seed: Decides which images become validation.
         exclude: What is left out before anything else; None for nothing.
+        skipping: Leaves out bad files next; None stops at them when they are read.
         train_only: Which samples are trained on but never scored; None for no such samples.
         checkpoint: Classes of the model that is scored; None for a model that is trained on this data.
     """
@@ -45,19 +47,22 @@ class Catalogue:
         rule: Literal["error", "skip"],
         seed: int,
         exclude: Exclusion | None = None,
+        skipping: Skipping | None = None,
         train_only: TrainOnly | None = None,
         checkpoint: list[str] | None = None,
     ) -> None:
         self.source = source
-        self._roots = roots
+        self.roots = roots
         self._val_fraction = val_fraction
         self._rule = rule
         self._seed = seed
         self._exclude = exclude
+        self.skipping = skipping
         self._train_only = train_only
         self._disk = Disk()
         self._checkpoint = checkpoint
         self._notes: list[str] = []
+        self._found: dict[Split, Samples] = {}
         self._listed: dict[Split, Samples] = {}
         self._samples: dict[Split, Samples] = {}
 
@@ -92,7 +97,9 @@ class Catalogue:
         if self._exclude:
             for split in SPLITS:  # Only then is it known which lines of a list match nothing.
                 self._list(split)
-            excluded = self._exclude.notes
+            excluded += self._exclude.notes
+        if self.skipping:
+            excluded += self.skipping.notes
         return [*getattr(self.source, "notes", ()), *excluded, *self._notes]
 
     def samples(self, split: Split) -> Samples:
@@ -166,14 +173,26 @@ class Catalogue:
                 raise UserError(f"{self.source}: {same}; a score would be of images trained on: remove them from one")
             self._notes.append(f"{self.source}: {same}")
 
-    def _list(self, split: Split) -> Samples:
-        if split not in self._listed:
+    def found(self, split: Split) -> Samples:
+        """List a split as its source does, but for what is excluded: before any rule, bad files among it.
+
+        Raises:
+            UserError: If the source cannot list it, or nothing is left.
+        """
+        if split not in self._found:
             listed = self.source.samples(split)
             found = listed if isinstance(listed, Samples) else Samples(listed)
-            kept = self._exclude.remove_from(found) if self._exclude else found
-            if found and not kept:
+            self._found[split] = self._exclude.remove_from(found) if self._exclude else found
+            if found and not self._found[split]:
                 raise UserError(f"{self.source}: data.exclude leaves no image in {split}; shorten the lists")
-            if split == "train" and found and self._train_only:
+        return self._found[split]
+
+    def _list(self, split: Split) -> Samples:
+        if split not in self._listed:
+            kept = self.found(split)
+            if self.skipping and kept:
+                kept = self.skipping.left(split, {each: self.found(each) for each in SPLITS})
+            if split == "train" and kept and self._train_only:
                 self._train_only.require_known(kept, where=str(self.source))
             self._listed[split] = kept
         return self._listed[split]
@@ -185,8 +204,8 @@ class Catalogue:
         raise UserError(f"{self.source}: there is no {split} split (only {there}); add one, or use another dataset")
 
     def _bases(self) -> Sequence[str]:
-        if self._roots:
-            return self._roots
+        if self.roots:
+            return self.roots
         folders = {os.path.dirname(sample.path) for split in SPLITS for sample in self._list(split)}
         return [os.path.commonpath([os.path.abspath(folder) for folder in folders])]
 
@@ -199,4 +218,5 @@ class Catalogue:
         sizes = [f"{len(self.samples(split))} {split}" for split in self.available]
         carved = "" if self._list("val") or "val" not in self.available else ", val carved from train"
         missing = "".join(f", no {split}" for split in SPLITS if split not in self.available)
-        return f"{self.source}: {len(self.classes)} classes, {' / '.join(sizes)} images{carved}{missing}"
+        bad = f", {self.skipping.bad} bad files left out" if self.skipping and self.skipping.bad else ""
+        return f"{self.source}: {len(self.classes)} classes, {' / '.join(sizes)} images{carved}{missing}{bad}"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clf.data.cache import Wanted, Where, keep
 from clf.data.cachefile import Cache
 from clf.data.catalogue import STAGE_SPLITS, Catalogue
+from clf.data.drawing import Drawing
 from clf.data.exclusion import Exclusion
 from clf.data.inputs import find_inputs
 from clf.data.loading import (
@@ -23,11 +24,12 @@ from clf.data.loading import (
     fit_to_machine,
     train_tensor,
 )
-from clf.data.roots import Layout, folder_of, open_roots, require_one
+from clf.data.ranges import require_in_range
+from clf.data.roots import Layout, open_data, require_one
 from clf.data.samplers import Sampler, choose_sampler
 from clf.data.samples import Lister, Samples, Source, Split
-from clf.data.sampling import Key, count_eval_batches, count_train_batches, epoch_order, eval_batches, train_batches
-from clf.data.synthetic import SyntheticJerseys
+from clf.data.sampling import Key, count_eval_batches, count_train_batches, eval_batches, train_batches
+from clf.data.skipping import Skipping
 from clf.data.tables import RowKeys
 from clf.data.train_only import TrainOnly, Value
 from clf.data.transfer import BatchTransfer
@@ -57,6 +59,8 @@ class ImageData(BatchTransfer):
             ``class`` after these.
         split_key: Column of a manifest that says train, val or test; null takes ``split``, ``subset`` or ``partition``.
             Without one, a file called train, valid or test is that split, and any other is train.
+        allow_outside_root: Whether manifests and *.jsonl files may name images that lie in no root, by an absolute
+            path, ``..`` or a symbolic link; of ``predict``, outside the folder of the manifest.
         exclude: Text file, or several, with the images to leave out, one path on a line: counted from a root or from
             the file's folder, or absolute; ``*`` matches any text, slashes too; ``#`` begins a comment.
         train_only: Metadata that keeps an image in train, by key: a value or a list of values, e.g.
@@ -74,6 +78,12 @@ class ImageData(BatchTransfer):
         val_fraction: Share of train that becomes validation where the data has none, in (0, 1).
         on_unknown_label: Whether a label in validation or test that train lacks stops the run (``error``), or its
             samples are left out (``skip``).
+        on_error: Whether the first file that cannot be read stops the run (``raise``), or all files are read before the
+            run and those that cannot be are left out of every split (``skip``), counted and listed. None is ever
+            replaced by another image, and a file that goes bad later stops the run.
+        max_bad_fraction: Share of all files that ``skip`` may leave out; more is an error.
+        bad_list: Where ``skip`` keeps its list: written once, and read instead of the images as long as the data list
+            the same ones. Null is excluded.txt in the run directory.
         cache: Where training images are kept decoded, from which each epoch is faster: in memory (``ram``) as long as a
             run needs them, in a folder (``disk``) that later runs use again, where they fit (``auto``), or not at all.
             Evaluation always reads the files.
@@ -98,6 +108,7 @@ class ImageData(BatchTransfer):
         path_key: str | None = None,
         label_key: str | None = None,
         split_key: str | None = None,
+        allow_outside_root: bool = False,
         exclude: str | list[str] | None = None,
         train_only: dict[str, Value | list[Value]] | None = None,
         augment: Recipe | list[Callable[..., Any]] = "standard",
@@ -105,6 +116,9 @@ class ImageData(BatchTransfer):
         sampler_weights: dict[str, float] | None = None,
         val_fraction: float = 0.1,
         on_unknown_label: Literal["error", "skip"] = "error",
+        on_error: Literal["raise", "skip"] = "raise",
+        max_bad_fraction: float = 0.01,
+        bad_list: str | None = None,
         cache: Where = "none",
         cache_size: int | None = None,
         cache_dir: str | None = None,
@@ -117,14 +131,8 @@ class ImageData(BatchTransfer):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        _require(0 < val_fraction < 1, f"val_fraction={val_fraction}", "choose a share between 0 and 1, e.g. 0.1")
-        _require(cache_size is None or cache_size >= 1, f"cache_size={cache_size}", "choose 1 or more, or null")
-        _require(batch_size >= 1, f"batch_size={batch_size}", "choose 1 or more")
-        _require(num_workers == "auto" or num_workers >= 0, f"num_workers={num_workers}", "choose 0 or more, or auto")
-        _require(
-            prefetch_factor is None or prefetch_factor >= 1, f"prefetch_factor={prefetch_factor}", "choose 1 or more"
-        )
-        _require(seed >= 0, f"seed={seed}", "choose 0 or more")
+        require_in_range(val_fraction=val_fraction, max_bad_fraction=max_bad_fraction, cache_size=cache_size, seed=seed)
+        require_in_range(batch_size=batch_size, num_workers=num_workers, prefetch_factor=prefetch_factor)
         require_one(root, source)
         self.root = root
         self.augment = augment
@@ -136,10 +144,13 @@ class ImageData(BatchTransfer):
         self._layout = layout
         self._source = source
         self._keys = RowKeys(path=path_key, label=label_key, split=split_key, facts=tuple(train_only or ()))
+        self._outside = allow_outside_root
         self._exclude = [exclude] if isinstance(exclude, str) else exclude or []
         self._train_only = TrainOnly(train_only) if train_only else None
         self._val_fraction = val_fraction
         self._rule = on_unknown_label
+        self._skips = on_error == "skip"
+        self._bad = max_bad_fraction, bad_list
         self._cache_settings = cache, cache_size, cache_dir
         self._wanted = LoaderSettings(0, pin_memory, persistent_workers, prefetch_factor)
         self._bound_classes: list[str] | None = None
@@ -149,37 +160,38 @@ class ImageData(BatchTransfer):
     # What there is.
 
     @cached_property
-    def _catalogue(self) -> Catalogue:
-        folders = [folder_of(root) for root in self._roots]
+    def catalogue(self) -> Catalogue:
+        """What the keys and rules make of the data: listed once, when it is first asked for."""
+        source, folders = open_data(
+            self.root,
+            source=self._source,
+            layout=self._layout,
+            keys=self._keys,
+            outside=self._outside,
+            keep_missing=self._skips,
+        )
+        most, record = self._bad
         return Catalogue(
-            self._open(),
+            source,
             roots=folders,
             val_fraction=self._val_fraction,
             rule=self._rule,
             seed=self.seed,
             exclude=Exclusion(self._exclude, roots=folders) if self._exclude else None,
+            skipping=Skipping(most=most, record=record, roots=folders) if self._skips else None,
             train_only=self._train_only,
             checkpoint=self._bound_classes,
         )
 
     @property
-    def _roots(self) -> list[str]:
-        return [self.root] if isinstance(self.root, str) else self.root or []
-
-    def _open(self) -> Lister:
-        if self.root is None:
-            return self._source or SyntheticJerseys()
-        return open_roots(self._roots, layout=self._layout, keys=self._keys)
-
-    @property
     def source(self) -> Lister:
         """Where the samples come from."""
-        return self._catalogue.source
+        return self.catalogue.source
 
     @property
     def classes(self) -> list[str]:
         """Class names, sorted by code point: those of train, or the checkpoint's after `bind`."""
-        return self._catalogue.classes
+        return self.catalogue.classes
 
     @property
     def resampled(self) -> bool:
@@ -189,12 +201,12 @@ class ImageData(BatchTransfer):
     @property
     def class_counts(self) -> list[int]:
         """Training samples of each class, in the order of the classes."""
-        return self._catalogue.class_counts
+        return self.catalogue.class_counts
 
     @property
     def available(self) -> list[Split]:
         """The splits that there are."""
-        return self._catalogue.available
+        return self.catalogue.available
 
     def samples(self, split: Split) -> Samples:
         """List a split, as it is trained on or scored; every call returns the same list.
@@ -202,7 +214,7 @@ class ImageData(BatchTransfer):
         Raises:
             UserError: If there is no such split, or a label breaks a rule.
         """
-        return self._catalogue.samples(split)
+        return self.catalogue.samples(split)
 
     @cached_property
     def predict_samples(self) -> Samples:
@@ -214,17 +226,18 @@ class ImageData(BatchTransfer):
             classes=set(self._bound_classes or ()),
             path_key=self._keys.path,
             label_key=self._keys.label,
+            outside=self._outside,
         )
         self._say(notes)
         return found
 
     def fingerprint(self) -> str:
         """Hash of every sample's split, path below the root and label: the same wherever the data lies."""
-        return self._catalogue.fingerprint()
+        return self.catalogue.fingerprint()
 
     def describe(self) -> str:
         """Say in one line what was recognised, e.g. ``folder layout in birds: 9 classes, 90 train / 10 val images``."""
-        return self._catalogue.describe()
+        return self.catalogue.describe()
 
     # What a trainer asks for.
 
@@ -239,18 +252,18 @@ class ImageData(BatchTransfer):
         vars(self).pop("_cache", None)  # made for another size
         if classes is not None:
             self._bound_classes = classes
-            vars(self).pop("_catalogue", None)  # what it holds was not held to these classes
+            vars(self).pop("catalogue", None)  # what it holds was not held to these classes
 
     def setup(self, stage: str) -> None:
         """List what the stage needs, so that its errors come before the first batch; a second call lists nothing."""
         for split in STAGE_SPLITS[stage]:
             self.samples(split)
         if stage == "fit" and self.sampler is not None:
-            self._train_order(epoch=0)  # says what it cannot draw by
+            self._drawing.order(epoch=0)  # says what it cannot draw by
         if stage == "predict":
             _ = self.predict_samples
-        if "_catalogue" in vars(self):
-            self._say(self._catalogue.notes)
+        if "catalogue" in vars(self):
+            self._say(self.catalogue.notes)
         if stage == "fit":
             _ = self._cache  # now, when Ctrl-C still ends the process at once
 
@@ -267,32 +280,23 @@ class ImageData(BatchTransfer):
         """Batches of ``images`` and ``labels``, shuffled and augmented by seed and epoch, from where the trainer is."""
         transform = TrainTransform(self.augment, preprocessing=self.bound_preprocessing)
         pixels = partial(train_tensor, transform=transform, seed=self.seed)
-        place = {"batch_size": self.batch_size, "world_size": self._world_size}
-        count = len(self.samples("train")) if self.sampler is None else self.sampler.count(self._train_labels)
-
-        def plan() -> Iterator[list[Key]]:
-            epoch, skip = self._progress()
-            return train_batches(self._train_order(epoch), epoch=epoch, skip=skip, rank=self._rank, **place)
-
         images = self._images(self.samples("train"), pixels=pixels, with_index=False, cache=self._cache)
-        return self._loader(images, plan=plan, length=count_train_batches(count, **place))
+        length = count_train_batches(self._drawing.count, batch_size=self.batch_size, world_size=self._world_size)
+        return self._loader(images, plan=lambda: self.train_plan(*self._progress()), length=length)
 
-    def _train_order(self, epoch: int) -> NDArray[np.int64]:
-        """Indices of the training samples that an epoch shows, int64 (N,)."""
-        if self.sampler is None:
-            return epoch_order(len(self.samples("train")), seed=self.seed, epoch=epoch)
-        return self.sampler.order(self._train_labels, classes=self.classes, seed=self.seed, epoch=epoch)
+    def train_plan(self, epoch: int, skip: int = 0) -> Iterator[list[Key]]:
+        """Name the samples of this process's batches of an epoch, after the first ``skip``."""
+        place = {"rank": self._rank, "world_size": self._world_size}
+        return train_batches(self._drawing.order(epoch), batch_size=self.batch_size, epoch=epoch, skip=skip, **place)
 
     def class_draws(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Count the samples of each class that an epoch shows over all processes, (C,), and on average, (C,)."""
-        drawn = np.bincount(self._train_labels[self._train_order(epoch)], minlength=len(self.classes))
-        if self.sampler is None:
-            return drawn, np.array(self.class_counts, np.float64)
-        return drawn, self.sampler.expected(self._train_labels, classes=self.classes)
+        return self._drawing.class_draws(epoch)
 
     @cached_property
-    def _train_labels(self) -> NDArray[np.int64]:
-        return np.array(self._label_indices(self.samples("train")))
+    def _drawing(self) -> Drawing:
+        labels = np.array(self._label_indices(self.samples("train")))
+        return Drawing(labels, self.classes, self.sampler, self.seed)
 
     def val_dataloader(self) -> Loader:
         """Batches of ``images``, ``labels`` and ``index``; always the same, in order."""
@@ -390,8 +394,3 @@ class ImageData(BatchTransfer):
             if line not in self._said and self._rank == 0:
                 log.info(line)
             self._said.add(line)
-
-
-def _require(holds: bool, what: str, fix: str) -> None:
-    if not holds:
-        raise UserError(f"data.{what} is out of range; {fix}")

@@ -91,6 +91,26 @@ class Exclusion:
         return bool(lines)
 
 
+def line_for(path: str, *, roots: Sequence[str]) -> str:
+    """Write a path as the line of a list that names it.
+
+    Args:
+        path: An image as the dataset lists it.
+        roots: Folders of the data; below the only one a path is short, and holds wherever the data lie.
+    """
+    below = len(roots) == 1 and path.startswith(f"{roots[0]}/")
+    line = relative(path, roots) if below else os.path.abspath(path)
+    line = re.sub(r"[*?[]", lambda found: f"[{found[0]}]", line)
+    line = re.sub(r"^(#|[^\S\n\r])|[^\S\n\r]\Z", lambda found: f"[{found[0]}]", line)
+    line = re.sub(r"[\n\r]", "[! -\U0010ffff]", line)  # Any control character: no line can hold these,
+    return re.sub(r"[\ud800-\udfff]", "[! -\ud7ff]", line)  # nor UTF-8 half a surrogate pair.
+
+
+def comment(text: str) -> str:
+    """Write any text as one line after a ``#``."""
+    return re.sub(r"\s+", " ", text.encode("utf-8", "backslashreplace").decode())
+
+
 def _read(file: str) -> _List:
     try:
         with open(file, encoding="utf-8-sig") as text:

@@ -13,6 +13,8 @@ from clf.data.roots import open_roots
 from clf.data.samples import Sample
 from clf.data.tables import RowKeys
 from clf.errors import UserError
+from clf.files import open_whole
+from clf.preprocess import FORMATS, MAX_BYTES
 
 TIGHTNESS: Final = 0.6  # In crops that detectors make of numbers, the digits take 0.5 to 0.7 of the height.
 _MOST_MEASURED: Final = 300
@@ -79,9 +81,9 @@ def typical_heights(samples: Sequence[Sample]) -> tuple[int, int, int]:
 
 def _height(path: str) -> int:
     try:
-        with Image.open(path) as image:
+        with open_whole(path, most=MAX_BYTES) as file, Image.open(file, formats=FORMATS) as image:
             return image.height
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: its size cannot be read ({error}); mend the file, or give --size_min and --size_max"
         ) from error

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from clf.data.layout import NO_METADATA, Tree, is_hidden, is_image, name_some
+from clf.data.layout import NO_METADATA, Tree, is_folder, is_hidden, is_image, name_some
 from clf.data.samples import Sample, Split
 from clf.errors import UserError
 from clf.preprocess import IMAGE_SUFFIXES
@@ -52,7 +52,7 @@ class FolderSource:
 
     def _refuse_empty(self, folder: str, split: Split, *, labels: set[str | None]) -> None:
         with os.scandir(folder) as entries:
-            classes = sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+            classes = sorted(entry.name for entry in entries if is_folder(entry) and not is_hidden(entry.name))
         expected = f"expected {folder}/<class>/*{{{','.join(IMAGE_SUFFIXES)}}}"
         if not classes:
             raise UserError(f"data.root={self._tree.root!r} has no class folders in {folder!r}; {expected}")

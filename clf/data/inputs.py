@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Collection
 
+from clf.data.disk import Disk, Fence
 from clf.data.layout import NO_METADATA, is_image, name_some, near, scan
 from clf.data.samples import Sample, Samples
 from clf.data.tables import (
@@ -11,6 +12,7 @@ from clf.data.tables import (
     MANIFESTS,
     PATH_COLUMNS,
     Row,
+    RowKeys,
     find_column,
     is_manifest,
     join,
@@ -24,7 +26,12 @@ Found = tuple[Samples, list[str]]  # the samples, and what has to be said about 
 
 
 def find_inputs(
-    target: str, *, classes: Collection[str], path_key: str | None = None, label_key: str | None = None
+    target: str,
+    *,
+    classes: Collection[str],
+    path_key: str | None = None,
+    label_key: str | None = None,
+    outside: bool = False,
 ) -> Found:
     """List the images to predict on.
 
@@ -37,6 +44,8 @@ def find_inputs(
         classes: The model's.
         path_key: Column of a manifest's paths; None takes ``path``, ``image``, ``file`` or ``filename``.
         label_key: Column of the labels; None takes ``true``, ``suffix``, ``label`` or ``class``.
+        outside: Whether a manifest may name images outside its folder, or outside the working folder where it was
+            written by ``clf predict``.
     Returns:
         The samples, and what has to be said about them.
     Raises:
@@ -47,7 +56,7 @@ def find_inputs(
     if os.path.isfile(target):
         if is_image(target):
             return Samples([Sample(target, None, NO_METADATA)]), []
-        return _in_manifest(target, classes=classes, path_key=path_key, label_key=label_key)
+        return _in_manifest(target, classes=classes, keys=RowKeys(path_key, label_key), outside=outside)
     if not glob.has_magic(target):
         raise UserError(f"data.predict={target!r} does not exist{near(target)}; name a file, folder or glob")
     matches = sorted(path for path in glob.iglob(target, recursive=True) if os.path.isfile(path))
@@ -77,22 +86,26 @@ def _ignored(count: int, target: str) -> list[str]:
     return [f"{target}: ignored {count} hidden or other files that are no images"] if count else []
 
 
-def _in_manifest(file: str, *, classes: Collection[str], path_key: str | None, label_key: str | None) -> Found:
+def _in_manifest(file: str, *, classes: Collection[str], keys: RowKeys, outside: bool) -> Found:
     if not is_manifest(file):
         raise UserError(
             f"data.predict={file!r} is neither an image ({', '.join(IMAGE_SUFFIXES)}) "
             f"nor a manifest ({', '.join(MANIFESTS)}); give it the suffix of what it holds"
         )
-    samples = Samples()
+    samples, disk = Samples(), Disk()
+    fences = [Fence([folder], disk) for folder in ("", os.path.dirname(file))]
     for place, row in read_table(file):
-        key = find_column(row, named=path_key, usual=PATH_COLUMNS, option="path_key", place=place)
+        key = find_column(row, named=keys.path, usual=PATH_COLUMNS, option="path_key", place=place)
         if key is None:
             names = " or ".join(PATH_COLUMNS)
             raise UserError(f"{place}: no column for the path (it has {', '.join(row)}); call it {names}")
         image = row_image(row, place=place, key=key)
         # What `clf predict` wrote counts from the working folder, as what it was asked to predict on did.
-        image = image if "confidence" in row else join(place, image)
-        samples.append(Sample(image, _label(row, label_key, place=place), NO_METADATA))
+        ours = "confidence" in row
+        image = image if ours else join(place, image)
+        if not outside:
+            fences[not ours].require_inside(image, place=place)
+        samples.append(Sample(image, _label(row, keys.label, place=place), NO_METADATA))
     if not samples:
         raise UserError(f"data.predict={file!r} lists no images; it needs a row for each")
     labels = {sample.label for sample in samples}

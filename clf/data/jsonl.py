@@ -12,11 +12,17 @@ class JsonlSource:
     Args:
         tree: The dataset's folder.
         keys: What a row's keys are called; by default ``image``, and ``suffix`` where a row has it, else ``label``.
+        keep_missing: Whether images that are not on disk are listed all the same.
+
+    Attributes:
+        unlabelled: Rows that were left out because their label is empty, in what was listed so far.
     """
 
-    def __init__(self, tree: Tree, *, keys: RowKeys) -> None:
+    def __init__(self, tree: Tree, *, keys: RowKeys, keep_missing: bool = False) -> None:
         self._tree = tree
         self._keys = keys
+        self._keep_missing = keep_missing
+        self.unlabelled = 0
         self.notes = tree.notes
 
     def __str__(self) -> str:
@@ -35,12 +41,19 @@ class JsonlSource:
         files = [f"{folder}/{path}" for path in self._tree.files(split)[0] if path.endswith(".jsonl")]
         if not files:
             raise UserError(f"data.root={self._tree.root!r} has no *.jsonl in {folder!r}; every split folder needs one")
-        reader = SampleReader(path=self._keys.path or "image", label=self._keys.label, facts=self._keys.facts)
+        reader = SampleReader(
+            path=self._keys.path or "image",
+            label=self._keys.label,
+            facts=self._keys.facts,
+            inside=self._keys.inside,
+            keep_missing=self._keep_missing,
+        )
         rows = (reader.read(place, row) for file in files for place, row in read_rows(file))
         samples = [sample for sample in rows if sample is not None]
         reader.finish()
         if not samples:
             raise UserError(f"data.root={self._tree.root!r} has no labelled rows in {folder!r} ({name_some(files)})")
+        self.unlabelled += reader.unlabelled
         if reader.unlabelled:
             self.notes.append(f"{folder}: dropped {reader.unlabelled} rows with an empty label")
         return samples

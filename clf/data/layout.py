@@ -41,8 +41,8 @@ class Tree:
         if not os.path.isdir(self.root):
             raise UserError(f"data.root={root!r} is not a folder{near(self.root)}; name the folder that holds train/")
         entries = [entry for entry in os.scandir(self.root) if not is_hidden(entry.name)]
-        present = sorted(entry.name for entry in entries if entry.is_dir())
-        self.loose = sorted(entry.name for entry in entries if not entry.is_dir())
+        present = sorted(entry.name for entry in entries if is_folder(entry))
+        self.loose = sorted(entry.name for entry in entries if not is_folder(entry))
         self._folders = {split: [n for n in names if n in present] for split, names in FOLDERS.items()}
         self.others = [name for name in present if not any(name in names for names in FOLDERS.values())]
         self.has_splits = any(self._folders.values())
@@ -120,10 +120,18 @@ def scan(folder: str, *, inside: str = "", above: frozenset[str] = frozenset()) 
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); mend its permissions or remove it") from error
     for entry in entries:
         name = inside + entry.name
-        if is_hidden(entry.name) or not entry.is_dir():
+        if is_hidden(entry.name) or not is_folder(entry):
             yield name, is_hidden(entry.name)
         elif not (entry.is_symlink() and os.path.realpath(entry.path) in above):
             yield from scan(entry.path, inside=f"{name}/", above=above)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or leads to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def is_hidden(name: str) -> bool:

@@ -32,18 +32,24 @@ class ManifestSource:
     Args:
         files: The tables, all of one format.
         keys: What the columns are called; by default one of the usual names.
+        keep_missing: Whether images that are not on disk are listed all the same.
     Raises:
         UserError: If a table has no rows, or no column for path or label.
+
+    Attributes:
+        unlabelled: Rows that were left out because their label is empty, once all is listed.
     """
 
-    def __init__(self, files: Sequence[str], *, keys: RowKeys) -> None:
+    def __init__(self, files: Sequence[str], *, keys: RowKeys, keep_missing: bool = False) -> None:
+        self._keep_missing = keep_missing
+        self.unlabelled = 0
         self._files = sorted(files, key=lambda file: SPLITS.index(split_of_file(file) or "train"))
         self.notes: list[str] = []
         (place, row), *_ = [_first_row(file) for file in self._files]
         self._path = _require(row, keys.path, PATH_COLUMNS, option="path_key", place=place)
         self._label = _require(row, keys.label, LABEL_COLUMNS, option="label_key", place=place)
         self._split = find_column(row, named=keys.split, usual=SPLIT_COLUMNS, option="split_key", place=place)
-        self._facts = keys.facts
+        self._facts, self._inside = keys.facts, keys.inside
 
     def __str__(self) -> str:
         """Name the tables and what their columns are taken for."""
@@ -69,7 +75,13 @@ class ManifestSource:
     @cached_property
     def _samples(self) -> dict[Split, Samples]:
         samples = {split: Samples() for split in SPLITS}
-        reader = SampleReader(path=self._path, label=self._label, facts=self._facts)
+        reader = SampleReader(
+            path=self._path,
+            label=self._label,
+            facts=self._facts,
+            inside=self._inside,
+            keep_missing=self._keep_missing,
+        )
         for file in self._files:
             named, before = split_of_file(file), sum(map(len, samples.values()))
             for place, row in read_table(file):
@@ -79,6 +91,7 @@ class ManifestSource:
             if sum(map(len, samples.values())) == before:
                 raise UserError(f"{file}: every label in {self._label!r} is empty; set data.label_key")
         reader.finish()
+        self.unlabelled = reader.unlabelled
         if reader.unlabelled:
             self.notes.append(f"{self._files[0]}: dropped {reader.unlabelled} rows with an empty label")
         return samples

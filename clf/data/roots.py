@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from clf.data.disk import Disk
@@ -17,13 +18,47 @@ from clf.errors import UserError
 Layout = Literal["auto", "folder", "jsonl", "manifest"]
 
 
-def open_roots(roots: Sequence[str], *, layout: Layout, keys: RowKeys) -> Lister:
+def open_data(
+    root: str | Sequence[str] | None,
+    *,
+    source: Source | None,
+    layout: Layout,
+    keys: RowKeys,
+    outside: bool,
+    keep_missing: bool = False,
+) -> tuple[Lister, list[str]]:
+    """Open what a configuration names as its data.
+
+    Args:
+        root: A root, or several; None for none.
+        source: Where the samples come from without a root; None renders jersey numbers.
+        layout: What the roots are.
+        keys: What the columns of tables are called.
+        outside: Whether tables may name images outside the roots.
+        keep_missing: Whether tables may name images that are not on disk, for somebody who looks at them anyway.
+    Returns:
+        The source of the samples, and the folders that their paths count from.
+    Raises:
+        UserError: If a root is nothing that can be read.
+    """
+    if root is None:
+        return source or SyntheticJerseys(), []
+    roots = [root] if isinstance(root, str) else root
+    found = open_roots(roots, layout=layout, keys=keys, outside=outside, keep_missing=keep_missing)
+    return found, [folder_of(each) for each in roots]
+
+
+def open_roots(
+    roots: Sequence[str], *, layout: Layout, keys: RowKeys, outside: bool = False, keep_missing: bool = False
+) -> Lister:
     """Recognise what lies at each root.
 
     Args:
         roots: Folders and manifests, one or more.
         layout: What they are; ``auto`` finds out for each.
         keys: What the columns of tables are called.
+        outside: Whether tables may name images outside the roots.
+        keep_missing: Whether tables may name images that are not on disk, for somebody who looks at them anyway.
     Returns:
         The source of the samples.
     Raises:
@@ -31,7 +66,9 @@ def open_roots(roots: Sequence[str], *, layout: Layout, keys: RowKeys) -> Lister
     """
     if not roots:
         raise UserError("data.root=[] names nothing; give a folder or a manifest")
-    sources = [_open(root, layout=layout, keys=keys) for root in roots]
+    if not outside:
+        keys = replace(keys, inside=tuple(map(folder_of, roots)))
+    sources = [_open(root, layout=layout, keys=keys, keep_missing=keep_missing) for root in roots]
     return sources[0] if len(sources) == 1 else MergedSource(sources)
 
 
@@ -54,6 +91,11 @@ class MergedSource:
     def __str__(self) -> str:
         """Name all that is merged."""
         return " + ".join(map(str, self._sources))
+
+    @property
+    def unlabelled(self) -> int:
+        """Rows that were left out because their label is empty, in what was listed so far."""
+        return sum(getattr(source, "unlabelled", 0) for source in self._sources)
 
     @property
     def notes(self) -> list[str]:
@@ -91,24 +133,25 @@ def require_one(root: str | Sequence[str] | None, source: Source | None) -> None
         )
 
 
-def _open(root: str, *, layout: Layout, keys: RowKeys) -> Lister:
+def _open(root: str, *, layout: Layout, keys: RowKeys, keep_missing: bool) -> Lister:
     if os.path.isfile(root):
-        return _open_file(root, layout=layout, keys=keys)
+        return ManifestSource([_manifest(root, layout=layout)], keys=keys, keep_missing=keep_missing)
     tree = Tree(root)
     found = _recognise(tree) if layout == "auto" else layout
     if found == "jsonl":
         if not tree.has_splits:
             raise UserError(f"data.root={root!r} has no folder train, valid or test, as data.layout=jsonl needs")
-        return JsonlSource(tree, keys=keys)
+        return JsonlSource(tree, keys=keys, keep_missing=keep_missing)
     if found == "folder":
         return FolderSource(tree)
     tables = manifests_in(tree.root, tree.loose)
     if not tables:
         raise UserError(f"data.root={root!r} holds no manifest ({', '.join(MANIFESTS)}), as data.layout=manifest needs")
-    return ManifestSource(tables, keys=keys)
+    return ManifestSource(tables, keys=keys, keep_missing=keep_missing)
 
 
-def _open_file(root: str, *, layout: Layout, keys: RowKeys) -> Lister:
+def _manifest(root: str, *, layout: Layout) -> str:
+    """Refuse a file that is no manifest."""
     if is_image(root):
         raise UserError(f"data.root={root!r} is an image; name the folder that holds train/")
     if not is_manifest(root):
@@ -118,7 +161,7 @@ def _open_file(root: str, *, layout: Layout, keys: RowKeys) -> Lister:
         )
     if layout not in ("auto", "manifest"):
         raise UserError(f"data.root={root!r} is a file, and data.layout={layout} needs a folder; set it to auto")
-    return ManifestSource([root], keys=keys)
+    return root
 
 
 def _recognise(tree: Tree) -> Literal["folder", "jsonl", "manifest"]:

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from clf.data.samples import Sample, Split
-from clf.preprocess import FORMATS
+from clf.files import open_whole
+from clf.preprocess import FORMATS, MAX_BYTES
 from clf.progressbar import watched
 from clf.results import as_text
 
@@ -52,7 +53,7 @@ def read_header(path: str) -> Header | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damaged EXIF, or a size that only decoding makes dangerous
-            with Image.open(path, formats=FORMATS) as image:
+            with open_whole(path, most=MAX_BYTES) as file, Image.open(file, formats=FORMATS) as image:
                 # Pillow decodes a PNG to look for EXIF at its end.
                 has_exif = image.format != "PNG" or "exif" in image.info
                 turned = has_exif and image.getexif().get(_ORIENTATION) in _TURNED

@@ -1,17 +1,19 @@
 """Tables that list images: rows of JSONL, CSV, TSV and Parquet files, and what a row says."""
 
 import csv
+import io
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from clf.data.disk import Disk
+from clf.data.disk import Disk, Fence
 from clf.data.layout import NO_METADATA
 from clf.data.samples import Metadata, Sample
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, did_you_mean, first_line
+from clf.files import open_whole
 
 MANIFESTS: Final[Mapping[str, str]] = {".jsonl": "JSONL", ".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
 """Suffixes of the tables that can be read, and how each format is called."""
@@ -27,19 +29,21 @@ Rows = Iterator[tuple[str, Row]]
 
 @dataclass(frozen=True)
 class RowKeys:
-    """What the columns of a table are called.
+    """What the columns of a table are called, and where its paths may lead.
 
     Args:
         path: Column of the image's path; None for the usual names.
         label: Column of the label; None for the usual names.
         split: Column of the split; None for the usual names.
         facts: Further columns that become metadata.
+        inside: Folders that no path may lead out of; None where paths may lead anywhere.
     """
 
     path: str | None = None
     label: str | None = None
     split: str | None = None
     facts: tuple[str, ...] = ()
+    inside: tuple[str, ...] | None = None
 
 
 def is_manifest(path: str) -> bool:
@@ -91,12 +95,19 @@ def read_rows(file: str) -> Rows:
         UserError: If the file cannot be read, or a line is not a JSON object, naming file and line.
     """
     try:
-        with open(file, "rb") as lines:
+        with _open(file) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{file}:{number}", _parse(line, place=f"{file}:{number}")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _open(file: str) -> BinaryIO:
+    try:
+        return open_whole(file)
+    except ValueError as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
 
 
 def _parse(line: bytes, *, place: str) -> Row:
@@ -113,7 +124,7 @@ def _parse(line: bytes, *, place: str) -> Row:
 
 def _text_rows(file: str, *, delimiter: str) -> Rows:
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
+        with io.TextIOWrapper(_open(file), encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
             header = reader.fieldnames or []
             if twice := next((name for name in header if list(header).count(name) > 1), None):
@@ -140,8 +151,8 @@ def _parquet_rows(file: str) -> Rows:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file}:{number}", row
-    except (arrow.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a Parquet file ({error}); write it anew") from error
+    except (arrow.ArrowException, OSError, ValueError) as error:  # the last of text that is none
+        raise UserError(f"{file}: not a Parquet file ({first_line(error)}); write it anew") from error
 
 
 class SampleReader:
@@ -151,13 +162,25 @@ class SampleReader:
         path: Key of a row's image, whose path is relative to the folder of the file that names it.
         label: Key of a row's label; None takes ``suffix`` where a row has it and ``label`` otherwise.
         facts: Keys that become metadata beside those of a row's ``metadata``.
+        inside: Folders that no path may lead out of; None where paths may lead anywhere.
+        keep_missing: Whether images that are not on disk are listed all the same.
     """
 
-    def __init__(self, *, path: str, label: str | None, facts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        path: str,
+        label: str | None,
+        facts: tuple[str, ...] = (),
+        inside: tuple[str, ...] | None = None,
+        keep_missing: bool = False,
+    ) -> None:
         self.unlabelled = 0
+        self._keep_missing = keep_missing
         self._path, self._label, self._facts = path, label, facts
         self._missing: list[str] = []
         self._disk = Disk()
+        self._fence = None if inside is None else Fence(inside, self._disk)
         self._seen: dict[tuple[Any, ...], Metadata] = {}
 
     def read(self, place: str, row: Row) -> Sample | None:
@@ -173,8 +196,10 @@ class SampleReader:
         sample = Sample(
             join(place, row_image(row, place=place, key=self._path)), label, self._metadata(row, place=place)
         )
-        if not self._disk.holds(sample.path):
+        if not (self._keep_missing or self._disk.holds(sample.path)):
             self._missing.append(f"{place}: image {sample.path!r} is not on disk")
+        if self._fence:
+            self._fence.require_inside(sample.path, place=place)
         return sample
 
     def finish(self) -> None:
@@ -216,9 +241,19 @@ def row_image(row: Row, *, place: str, key: str = "image") -> str:
     if key not in row:
         raise UserError(f"{place}: the row has no {key!r}{did_you_mean(key, row)} (its keys: {', '.join(row)})")
     image = row[key]
-    if not isinstance(image, str) or not image.strip():
+    if not isinstance(image, str) or not image.strip() or not _can_be_a_name(image):
         raise UserError(f"{place}: {key}={image!r} is not a path")
     return image
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Tell whether a system can look for a file of such a name."""
+    if text.isascii():
+        return "\0" not in text
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a surrogate pair, as JSON may hold
+        return False
 
 
 def row_label(row: Row, *, key: str | None, place: str) -> str | None:
