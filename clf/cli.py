@@ -27,6 +27,7 @@ from clf.callbacks.interrupt import Interrupted
 from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
+from clf.callbacks.rows import Rows
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
 from clf.checkpoints import describe_mismatch, read_step
@@ -306,7 +307,7 @@ class CLI(LightningCLI):
             "data": {"description": self.datamodule.describe(), "fingerprint": self.datamodule.fingerprint()},
         }
         path = self.session.run.path / "metrics.json"
-        return [RunFiles(self.session.run, config=self.config_text, facts=facts), Tracked(path)]
+        return [RunFiles(self.session.run, config=self.config_text, facts=facts), Tracked(path), Rows()]
 
     def _loggers(self, configured: Any) -> list[Logger]:
         if self.verb != "fit" or self.session.run is None:
@@ -329,6 +330,7 @@ class CLI(LightningCLI):
             conclude_fit(self.session.run, self.trainer)
         self._report()
         self._export_best()  # last: what goes wrong there takes nothing else along
+        self.session.complete()
 
     def _export_best(self) -> None:
         exporter, run = self.callbacks.get("onnx_export"), self.session.run
