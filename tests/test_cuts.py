@@ -88,10 +88,15 @@ EVERYTHING: dict[str, Any] = {
 def forked(folder: Path, *words: str, cut: str = "") -> int:
     """Run a command in a process of its own that has imported everything; returns its exit code, or minus the signal.
 
-    Where it is not killed, its output lies in ``output.txt``.
+    What it says lies in ``output.txt``.
     """
+    return os.waitstatus_to_exitcode(os.waitpid(begun(folder, *words, cut=cut), 0)[1])
+
+
+def begun(folder: Path, *words: str, cut: str = "") -> int:
+    """Begin what `forked` does; returns the process id."""
     if process := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        return process
     code = 99
     try:
         os.chdir(folder)
