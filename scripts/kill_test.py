@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -157,6 +158,7 @@ def main() -> None:
     """Run all points and say how many ended as the uninterrupted run did."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=30, help="how many runs are killed")
+    parser.add_argument("--first", type=int, default=1, help="number of the first one, e.g. to repeat a single one")
     parser.add_argument("--seed", type=int, default=0, help="decides when and how")
     parser.add_argument("--processes", type=int, default=1, choices=(1, 2), help="how many train together")
     parser.add_argument("--prefix", default="", help="words before each command, e.g. 'nice -n 19'")
@@ -177,7 +179,7 @@ def run_all(root: Path, given: argparse.Namespace) -> tuple[int, int]:
     expected = contents(run)
     print("uninterrupted: {:.1f} s until training starts, {:.1f} s from there".format(*whole.seconds))
     good = hung = 0
-    for number in range(given.points):
+    for number in range(given.first - 1, given.first - 1 + given.points):
         draw = random.Random(f"{given.seed}-{number}")
         runner = Runner(prepare(root / f"{number:03d}"), given.processes, given.prefix.split(), whole.seconds)
         cuts, verdict = run_point(runner, draw, expected)
@@ -306,14 +308,13 @@ def contents(run: Path) -> dict[str, Any]:
 
 
 def without_paths(mapping: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
-    """Leave of every path the file's name: runs in other folders are no other runs."""
+    """Leave of every path what comes after the run directory: the same run in another one is no other run."""
+
+    def short(value: Any) -> Any:
+        return re.sub(r"^.*/checkpoints\b", "", value) if isinstance(value, str) else value
+
     for key, value in mapping.items():
-        named = Path(key).name if isinstance(key, str) and key.startswith("/") else key
-        if isinstance(value, dict):
-            value = dict(without_paths(value))
-        elif isinstance(value, str) and value.startswith("/"):
-            value = "" if key == "dirpath" else Path(value).name
-        yield named, value
+        yield short(key), dict(without_paths(value)) if isinstance(value, dict) else short(value)
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
