@@ -80,7 +80,7 @@ EVERYTHING: dict[str, Any] = {
         "checkpoint": {"monitor": "val/loss", "mode": "min", "save_top_k": 2, "every_n_train_steps": 3},
         # Of a hundred points no validation is an improvement: the run stops in its third epoch.
         "early_stopping": {"patience": 5, "min_delta": 100.0},
-        **dict.fromkeys(("history", "progress", "samples", "sampler_distribution", "statistics")),
+        **dict.fromkeys(("confusion_matrix", "history", "mistakes", "model_info", "progress", "samples", "statistics")),
     },
 }
 
@@ -155,17 +155,14 @@ def copy(source: Path, target: Path) -> Path:
     "cut",
     [
         "config.yaml:0",  # before there is a run to go on with
-        "on_after_backward:2",  # ... a checkpoint
         "on_after_backward:10",
         "last.ckpt:2",
         "metrics.csv:6",  # between checkpoint and log
-        "val.csv:0",
         "on_validation_batch_end:4",
         "on_train_epoch_end:0",  # on an epoch's last batch
         "on_train_epoch_start:1",
         "best.ckpt:1",
-        "on_train_end:0",  # stopped early, and this is not saved yet
-        "on_fit_end:0",  # ... saved
+        "on_fit_end:0",  # stopped early, and saved
         "report.html:0",
     ],
 )
