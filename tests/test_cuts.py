@@ -155,12 +155,10 @@ def copy(source: Path, target: Path) -> Path:
     "cut",
     [
         "config.yaml:0",  # before there is a run to go on with
-        "on_after_backward:10",
         "last.ckpt:2",
         "metrics.csv:6",  # between checkpoint and log
         "on_validation_batch_end:4",
         "on_train_epoch_end:0",  # on an epoch's last batch
-        "on_train_epoch_start:1",
         "best.ckpt:1",
         "on_fit_end:0",  # stopped early, and saved
         "report.html:0",
