@@ -265,6 +265,16 @@ class Classifier(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start from nothing: an interrupted pass or the sanity check may have left batches."""
         self.val_metrics.reset()
+        if self.trainer.world_size > 1:
+            self._share_buffers()
+
+    def _share_buffers(self) -> None:
+        """Score with the first process's statistics of BatchNorm on all: they are what a checkpoint holds.
+
+        Whether DDP has done so depends on whether gradients are accumulating, and on where a run was resumed.
+        """
+        for buffer in self.network.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""

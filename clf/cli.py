@@ -24,6 +24,7 @@ from clf.callbacks.non_finite import NonFinite
 from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
+from clf.callbacks.rows import Rows
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
 from clf.check import before_fit
@@ -277,7 +278,7 @@ class CLI(LightningCLI):
             "data": {"description": self.datamodule.describe(), "fingerprint": self.datamodule.fingerprint()},
         }
         path = self.session.run.path / "metrics.json"
-        return [RunFiles(self.session.run, config=self.config_text, facts=facts), Tracked(path)]
+        return [RunFiles(self.session.run, config=self.config_text, facts=facts), Tracked(path), Rows()]
 
     def _loggers(self, configured: Any) -> list[Logger]:
         if self.verb != "fit" or self.session.run is None:
@@ -303,6 +304,7 @@ class CLI(LightningCLI):
         self.pictures.require_room()
         self._report()
         self._export_best()  # last: what goes wrong there takes nothing else along
+        self.session.complete()
 
     def _work(self, verb: Callable[..., Any], **options: Any) -> None:
         """Let the trainer restore the checkpoint, nothing but plain values, and do its work."""

@@ -25,9 +25,9 @@ class RunLogger(Logger):
     Numbers are written in full (``repr``); a metric that an epoch lacks is an empty cell. Per-step values
     (``…_step``) are left out; of anything else that is logged more than once an epoch, the last value stays.
 
-    A resumed run goes on in the same files. The first row that it logs says where it stands: earlier epochs stay byte
-    for byte, later ones are forgotten. The row of the resumed epoch itself stays, to be completed, if it holds
-    nothing from beyond the step where the run goes on.
+    A resumed run goes on in the same files: earlier epochs stay byte for byte, later ones are forgotten. The row of the
+    resumed epoch itself is what the checkpoint says, see `go_on_from`. Without that, the first row that is logged says
+    where the run stands, and the epoch's row stays if it holds nothing from beyond that step.
 
     Files are replaced whole, in one step, when an epoch gains a metric and at the end. Attach it in ``fit`` only:
     other verbs have no epochs.
@@ -75,6 +75,17 @@ class RunLogger(Logger):
             if new:
                 table.update(epoch, step or 0, new)
 
+    def newest_rows(self) -> dict[str, Any]:
+        """Write everything down, and say as primitives which row of ``metrics.csv`` may still change."""
+        self._write_everything()
+        waiting = {key: value if isinstance(value, int) else float(value) for key, value in self._waiting.items()}
+        return {"metrics": self._metrics.newest, "waiting": waiting}
+
+    def go_on_from(self, rows: dict[str, Any]) -> None:
+        """Begin with the row that `newest_rows` gave to a checkpoint, whatever was logged after it."""
+        self._waiting = dict(rows["waiting"])
+        self._metrics.resumed = rows["metrics"]
+
     def save(self) -> None:
         """Write what an epoch gained; called by the trainer after each `log_metrics`."""
         self._metrics.save()
@@ -83,8 +94,11 @@ class RunLogger(Logger):
     def finalize(self, status: str) -> None:
         """Write the last values, however the run ended; what went wrong before is not hidden by a disk that is full."""
         with suppress(OSError) if status == "failed" else nullcontext():
-            self._metrics.save(everything=True)
-            self._timing.save(everything=True)
+            self._write_everything()
+
+    def _write_everything(self) -> None:
+        self._metrics.save(everything=True)
+        self._timing.save(everything=True)
 
 
 class _EpochTable:
@@ -92,21 +106,40 @@ class _EpochTable:
 
     Args:
         path: The file; read when the first row comes, if it is there.
+
+    Attributes:
+        resumed: The newest row of the run that is resumed, empty if it had none; None where nobody knows.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: dict[int, dict[str, str]] | None = None
         self._changed = self._grown = False
+        self.resumed: dict[str, str] | None = None
+
+    @property
+    def newest(self) -> dict[str, str]:
+        """The cells of the newest row, by name."""
+        return dict(self._rows[max(self._rows)]) if self._rows else self.resumed or {}
 
     def update(self, epoch: int, step: int, cells: dict[str, str]) -> None:
         """Set cells of an epoch's row."""
         if self._rows is None:
-            self._rows = _before(_read(self._path), epoch, step)
+            self._rows = self._before(epoch, step)
         row = self._rows.setdefault(epoch, {})
         self._grown |= not cells.keys() <= row.keys()
         self._changed = True
         row.update({"epoch": str(epoch), "step": str(step), **cells})
+
+    def _before(self, epoch: int, step: int) -> dict[int, dict[str, str]]:
+        """Keep the rows from before the point where a run goes on."""
+        there = _read(self._path)
+        if self.resumed is None:
+            return {e: row for e, row in there.items() if e < epoch or (e == epoch and int(row["step"]) <= step)}
+        last = int(self.resumed.get("epoch", -1))
+        before = {e: row for e, row in there.items() if e < last}
+        # Another run that starts from the checkpoint of this one begins with an epoch of its own.
+        return before | ({last: dict(self.resumed)} if last == epoch or (there and last >= 0) else {})
 
     def save(self, *, everything: bool = False) -> None:
         """Replace the file if there are new cells, or, for everything, if any cell changed.
@@ -141,11 +174,6 @@ def _rows(path: Path) -> dict[int, dict[str, str]]:
                 raise UserError(f"{reason}; mend or remove the file")
             rows[int(row["epoch"])] = {name: cell for name, cell in row.items() if cell}
     return rows
-
-
-def _before(rows: dict[int, dict[str, str]], epoch: int, step: int) -> dict[int, dict[str, str]]:
-    """Keep the rows from before the point where a run goes on."""
-    return {e: row for e, row in rows.items() if e < epoch or (e == epoch and int(row["step"]) <= step)}
 
 
 def _column_order(name: str) -> tuple[bool, bool, list[tuple[int, str]]]:

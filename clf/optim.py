@@ -60,8 +60,8 @@ class PlannedSchedule(LRScheduler):
         self.apply()
 
     def state_dict(self) -> dict[str, Any]:
-        """Save nothing but a count: rates and lengths are the configuration's, which a resumed run may change."""
-        return {"_step_count": self._step_count}
+        """Save nothing: rates and lengths are the configuration's, which a resumed run may change."""
+        return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take nothing over: it may be another schedule's, and where the run is, `go_to` says."""

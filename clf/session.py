@@ -104,13 +104,20 @@ class Session:
         return "data" in self._saved_facts and bool(self._saved_facts["data"]["fingerprint"] != fingerprint)
 
     def is_finished(self, config: dict[str, Any]) -> bool:
-        """Tell whether a resumed run has nothing left to do under a configuration."""
+        """Tell whether a resumed run has nothing left to do under a configuration, report and export included."""
         if not self.resumes or self.run is None:
             return False
-        if not results.read(self.run.path / "metrics.json").get("finished"):
+        finished = results.read(self.run.path / "metrics.json").get("finished") or {}
+        if not finished.get("complete"):
             return False
         changed = {key for key, *_ in self.differences(config)}
         return not any(key.startswith(_ENDS_TRAINING) for key in changed)
+
+    def complete(self) -> None:
+        """Note that a fit has written everything; one that is cut before this does the rest when it is resumed."""
+        if self.run is not None and self.processes.first:
+            path = self.run.path / "metrics.json"
+            results.record(path, {"finished": {**results.read(path)["finished"], "complete": True}})
 
     def differences(self, config: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         """List what a resumed run changes: (dotted key, saved value, new value)."""

@@ -7,6 +7,7 @@ import pytest
 from lightning.pytorch.cli import LightningArgumentParser
 from toy import Toy, trainer
 
+from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.early_stopping import EarlyStopping
 
 
@@ -43,6 +44,24 @@ def test_mode_says_whether_more_or_less_is_better(tmp_path: Path) -> None:
     falling = [0.9, 0.8, 0.7, 0.6, 0.5]
     assert epochs(tmp_path, falling, patience=2) == 3
     assert epochs(tmp_path, falling, patience=2, mode="min") == 5
+
+
+@pytest.mark.parametrize(
+    ("patience", "length", "expected"),
+    [(2, 9, 3), (2, 12, 4), (4, 9, 5)],  # unchanged; a longer run asks after one epoch; more patience
+    ids=["unchanged", "longer", "more patience"],
+)
+def test_a_run_that_had_stopped_stays_stopped_unless_it_is_given_more(
+    patience: int, length: int, expected: int, tmp_path: Path
+) -> None:
+    scores = dict.fromkeys(range(12), 0.5)
+    keep = Checkpoint(dirpath=str(tmp_path))
+    trainer(tmp_path, EarlyStopping(patience=2), keep, max_epochs=9).fit(Toy(scores=scores, batches=1))
+    keep, stopping = Checkpoint(dirpath=str(tmp_path)), EarlyStopping(patience=patience)
+    resumed = trainer(tmp_path, stopping, keep, max_epochs=length)
+    resumed.fit(Toy(scores=scores, batches=1), ckpt_path=str(tmp_path / "last.ckpt"))
+    assert (resumed.current_epoch, resumed.global_step) == (expected, expected)
+    assert stopping.stopped_epoch == expected - 1  # what the end of a run looks for
 
 
 def test_a_metric_that_nobody_logs_ends_the_run_with_its_name_and_those_there_are(tmp_path: Path) -> None:

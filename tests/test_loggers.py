@@ -148,6 +148,52 @@ def test_a_resume_that_logs_nothing_leaves_the_file_alone(tmp_path: Path) -> Non
     assert (tmp_path / "metrics.csv").stat().st_mtime_ns == stamp
 
 
+def cut(folder: Path, *calls: tuple[int, Mapping[str, Any]], lost: tuple[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Log, take what a checkpoint keeps, and log something that is killed with the process."""
+    logger = RunLogger(str(folder))
+    for step, metrics in calls:
+        logger.log_metrics(metrics, step=step)
+        logger.save()
+    rows = logger.newest_rows()
+    logger.log_metrics(lost[1], step=lost[0])
+    logger.save()
+    return rows
+
+
+def go_on(folder: Path, rows: dict[str, Any], *calls: tuple[int, Mapping[str, Any]]) -> str:
+    logger = RunLogger(str(folder))
+    logger.go_on_from(rows)
+    for step, metrics in calls:
+        logger.log_metrics(metrics, step=step)
+    logger.finalize("success")
+    return text(folder)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2, 3], ids=["rate", "validation", "row", "epoch"])
+def test_a_row_is_completed_as_the_checkpoint_has_it_whatever_came_on_the_disk_after(lost: int, tmp_path: Path) -> None:
+    rate, validation = (12, {"epoch": 1, "lr": 0.5}), (14, {"epoch": 1, "val/loss": 0.25})
+    rest = [(16, {"epoch": 1, "lr": 0.125}), (18, {"epoch": 1, "val/loss": 0.2}), *epoch(1), *epoch(2)]
+    whole = record(tmp_path / "whole", *epoch(0), rate, validation, (15, {"epoch": 1, "lr": 0.75}), *rest)
+    before = (*epoch(0), rate, validation, (15, {"epoch": 1, "lr": 0.75}))
+    rows = cut(tmp_path / "cut", *before, lost=rest[(0, 1, 3, -1)[lost]])
+    assert go_on(tmp_path / "cut", rows, *rest) == whole
+    # The last values of the epoch may be those from before the checkpoint, which no later value replaces.
+    rows = cut(tmp_path / "few", *before, lost=epoch(1)[1])
+    assert go_on(tmp_path / "few", rows, (19, {"epoch": 1, "train/loss": 0.5})).splitlines()[2] == "1,19,0.75,0.5,0.25"
+
+
+def test_what_waits_for_its_epoch_is_not_lost_with_the_process(tmp_path: Path) -> None:
+    calls = [*epoch(0), (10, {"lr": torch.tensor(0.5)})]
+    whole = record(tmp_path / "whole", *calls, *epoch(1))
+    rows = cut(tmp_path / "cut", *calls, lost=epoch(1)[0])
+    assert go_on(tmp_path / "cut", rows, *epoch(1)) == whole
+
+
+def test_another_run_that_starts_from_a_checkpoint_begins_its_own_table(tmp_path: Path) -> None:
+    rows = cut(tmp_path / "one", *epoch(0), *epoch(1), lost=epoch(2)[0])
+    assert go_on(tmp_path / "other", rows, *epoch(2)) == "epoch,step,train/loss,val/loss\n2,29,0.5,0.5\n"
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [

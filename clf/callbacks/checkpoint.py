@@ -288,8 +288,10 @@ class Checkpoint(ModelCheckpoint):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            # Early stopping and ReduceLROnPlateau look at the newest metrics, of whichever epoch.
-            checkpoint["callback_metrics"] = dict(trainer.callback_metrics)
+            # Early stopping and ReduceLROnPlateau look at the newest metrics, of whichever epoch. What the clock says
+            # is left out: equal runs have equal checkpoints.
+            metrics = trainer.callback_metrics.items()
+            checkpoint["callback_metrics"] = {key: value for key, value in metrics if not key.startswith("time/")}
             accumulate = trainer.accumulate_grad_batches
             settle(checkpoint["loops"]["fit_loop"], validating=trainer.validating, accumulate=accumulate)
 

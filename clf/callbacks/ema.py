@@ -100,14 +100,6 @@ class EMA(WeightAveraging):
             self._swapped = not self._swapped
 
     @override
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the average; of several processes, each has averaged the statistics of its own images."""
-        if self._average_model is not None and trainer.world_size > 1:
-            for buffer in self._average.module.buffers():
-                torch.distributed.broadcast(buffer, src=0)
-        super().on_validation_epoch_start(trainer, pl_module)
-
-    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module; the weights stay at hand for a checkpoint that is written from here on."""
         self._swap_models(pl_module)
