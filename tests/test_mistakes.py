@@ -31,9 +31,9 @@ def write(name: str, text: str) -> Callable[[], object]:
     return lambda: Path(name).write_text(text)
 
 
-def damage_checkpoint() -> None:
-    path = Path("runs/latest/checkpoints/last.ckpt")
-    path.write_bytes(path.read_bytes()[:5000])
+def damage_checkpoints() -> None:
+    for path in Path("runs/latest/checkpoints").glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:5000])
 
 
 def relabel() -> None:
@@ -101,8 +101,8 @@ MISTAKES = {
     "checkpoint of another architecture": Mistake(
         "test --model.arch test_vit", ("best.ckpt", "test_resnet", "test_vit")
     ),
-    "corrupt checkpoint": Mistake(
-        "fit --ckpt_path last --trainer.max_epochs 2", ("last.ckpt", "corrupt"), damage_checkpoint
+    "corrupt checkpoints": Mistake(
+        "fit --ckpt_path last --trainer.max_epochs 2", ("last.ckpt", "damaged"), damage_checkpoints
     ),
     "checkpoint of somebody else": Mistake(
         "test --ckpt_path foreign.ckpt", ("foreign.ckpt", "clf"), lambda: torch.save({"state_dict": {}}, "foreign.ckpt")
