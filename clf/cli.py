@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.callbacks import ProgressBar
@@ -241,7 +240,7 @@ class CLI(LightningCLI):
 
     def _check(self, trainer: dict[str, Any], callbacks: dict[str, Callback | None]) -> None:
         """Look at a fit for what would spoil it, in the first process, before anything is left behind."""
-        if self.verb == "fit" and not self.skips_check and getattr(rank_zero_only, "rank", 0) == 0:
+        if self.verb == "fit" and not self.skips_check and self.session.processes.first:
             resumes = self.session.resumes
             before_fit.look(self.datamodule, self.model, trainer=trainer, callbacks=callbacks, resumes=resumes)
 

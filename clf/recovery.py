@@ -45,7 +45,7 @@ def _candidates(folder: Path, wanted: Path) -> Iterator[Path]:
     """List files in the order in which they are tried."""
     yield wanted
     known = sums.read(folder)
-    others = [path for path in sorted(folder.glob("*.ckpt*")) if path != wanted]
+    others = [path for path in sorted(folder.glob("*.ckpt*")) if path != wanted and path.is_file()]
     same = [path for path in others if wanted.name in known and known.get(path.name) == known[wanted.name]]
     same += [path for path in others if path.name == f"{wanted.name}.partial"]  # where a mount renames by copying
     yield from same

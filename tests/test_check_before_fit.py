@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import draw_folders
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from clf.main import main
 
@@ -66,14 +65,3 @@ def test_who_skips_the_check_trains_and_who_resumes_is_warned(pets: Path, capfd:
     assert kept == [f"WARNING {line}" for line in said]
     with Path("runs/latest/metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
-
-
-def test_only_the_first_process_speaks(
-    pets: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dry = (*FIT, *WRONG, "--trainer.fast_dev_run", "1")
-    assert main(dry) == 2
-    assert checked(capfd.readouterr().err)
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert main(dry) == 0
-    assert checked(capfd.readouterr().err) == []
