@@ -104,7 +104,12 @@ def test_two_processes_train_as_one_does_with_their_images_in_one_batch(images: 
     scored = [[(row["path"], row["label"]) for row in rows(run / "predictions/val.csv")] for run in (two, one)]
     assert scored[0] == scored[1]
     assert len(scored[0]) == 7
-    assert [together.stderr.count(said) for said in ("fit runs/", "data: ", "finished: ")] == [1, 1, 1]
+    assert [together.stderr.count(said) for said in ("fit runs/", "data: ", "check: train", "finished: ")] == [
+        1,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_a_run_of_torchrun_is_one_run_with_everything_switched_on(images: Path) -> None:
