@@ -114,7 +114,8 @@ class NonFinite(Callback):
         if bool(good.all()):
             return ""
         index = torch.cat([each for _, each in flags])[~good].tolist()
-        paths = [_paths(trainer, "val")[number] for number in index] if _paths(trainer, "val") else []
+        known = _paths(trainer, "val")
+        paths = [known[number] for number in index] if known else []
         when = _when(trainer.global_step, trainer.current_epoch, _rate(trainer))
         said = f"in validation after {when} the network's outputs are no numbers for {len(index)} of {len(good)} images"
         return f"{said}{_shown(paths)}; {_what_to_do(trainer)}"

@@ -1,4 +1,4 @@
-"""What images look like, in a few bytes each: equal files, equal pixels, and pictures that nobody tells apart."""
+"""What images look like, in a few bytes each: equal pixels, and pictures that nobody tells apart."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -48,7 +48,7 @@ class Looks:
     """Fills up while files are read, from any thread.
 
     Args:
-        count: How many files there are; 840 bytes are taken for each.
+        count: How many files there are; 825 bytes are taken for each.
 
     Attributes:
         known: Whether an image was seen in a place, bool (N,).
@@ -60,7 +60,6 @@ class Looks:
         self.known = np.zeros(count, bool)
         self.formats = np.zeros(count, "U5")
         self.sizes = np.zeros((count, 2), np.int32)
-        self._files = np.zeros(count, "V16")
         self._pixels = np.zeros(count, "V16")
         self._signs = np.zeros(count, np.uint64)
         self._contrast = np.zeros(count, np.float32)
@@ -73,7 +72,7 @@ class Looks:
         pixels.update(f"{image.width} {image.height}".encode())
         sampled = np.asarray(image.resize((_SAMPLED, _SAMPLED), Image.Resampling.BOX), np.float32)
         self.formats[index], self.sizes[index] = seen.format, image.size
-        self._files[index], self._pixels[index] = np.void(seen.digest), np.void(pixels.digest())
+        self._pixels[index] = np.void(pixels.digest())
         self._contrast[index] = sampled.std()
         self._thumbnails[index] = sampled.reshape(_EDGE, 2, _EDGE, 2, 3).mean((1, 3)).round()
         self._signs[index] = _signs(sampled)
@@ -82,10 +81,6 @@ class Looks:
     def same_pixels(self) -> list[NDArray[np.int64]]:
         """Group images with the same pixels, whatever their files hold; in order of the first of each group."""
         return _groups(self._pixels, np.flatnonzero(self.known))
-
-    def is_same_file(self, one: int, other: int) -> bool:
-        """Whether two files are the same byte for byte."""
-        return bool(self._files[one] == self._files[other])
 
     def near(self) -> Pairs:
         """Pair images that look the same but are not the same pixels: stored anew, or made a little larger or smaller.

@@ -5,7 +5,6 @@ import stat
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final, Literal
 
 from PIL import Image
@@ -60,12 +59,10 @@ class Seen:
 
     Args:
         image: As evaluation sees it: upright RGB.
-        digest: Hash of the file's bytes, 16 bytes.
         format: What the file holds, whatever it is called, as Pillow calls it.
     """
 
     image: Image.Image
-    digest: bytes
     format: str
 
 
@@ -132,16 +129,12 @@ def examine(path: str) -> Seen | Bad:
     try:
         with open(path, "rb") as file:
             content = file.read(_MOST_HELD)
-            is_whole = len(content) < _MOST_HELD
-            digest = blake2b(content, digest_size=16)
-            while not is_whole and (chunk := file.read(_MOST_HELD)):
-                digest.update(chunk)
-        image = decode(content if is_whole else path)
+        image = decode(content if len(content) < _MOST_HELD else path)
     except UnreadableImage as error:
         return Bad(_problem(error), error.reason)
     except OSError as error:
         return Bad("unreadable-file", f"cannot be read: {(error.strerror or str(error)).lower()}")
-    return Seen(image, digest.digest(), _format(content))
+    return Seen(image, _format(content))
 
 
 def _refused(path: str) -> Bad | None:
