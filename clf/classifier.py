@@ -328,8 +328,8 @@ class Classifier(LightningModule):
         names = {f"loss.{name}" for name in CORRECTIONS}
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.rates.saved = checkpoint["rates"]
-            first = self.trainer.is_global_zero
-            self.training_metrics.resume({k: first * total for k, total in checkpoint["training_metrics"].items()})
+            place = {"process": self.trainer.global_rank, "processes": self.trainer.world_size}
+            self.training_metrics.resume(checkpoint["training_metrics"], **place)
             own = {key: value for key, value in self.state_dict().items() if key in names}
             for key in {"state_dict", "current_model_state"} & checkpoint.keys():  # the second is a moving average's
                 checkpoint[key] = {k: value for k, value in checkpoint[key].items() if k not in names} | own

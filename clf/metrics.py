@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -14,6 +15,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
     MulticlassStatScores,
 )
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 Stage = Literal["val", "test"]
 Mode = Literal["min", "max"]
@@ -55,15 +57,22 @@ class TrainingMetrics(nn.Module):
         self.reset()
         return {"train/loss": loss / weight, "train/acc_top1": correct / images}
 
-    def totals(self) -> dict[str, float]:
-        """Sum up the epoch so far over all processes, each of which has to call this."""
-        with self.sums.sync_context():
-            return dict(zip(_SUMMED, self.sums.values.tolist(), strict=True))
+    def totals(self) -> dict[str, list[float]]:
+        """Say how far the epoch has come in each process; all of them have to call this.
 
-    def resume(self, totals: Mapping[str, float]) -> None:
-        """Go on from saved totals, in the first process; the others start from zeros."""
+        Not summed over the processes: sums of floats depend on their order, and a resumed run is to report the same.
+        """
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        each = torch.stack(gather_all_tensors(self.sums.values) if several else [self.sums.values])
+        return dict(zip(_SUMMED, each.T.tolist(), strict=True))
+
+    def resume(self, totals: Mapping[str, list[float]], *, process: int = 0, processes: int = 1) -> None:
+        """Go on from `totals`: each process from its own; where there were more or fewer, the first from all."""
+        each = torch.tensor([totals[name] for name in _SUMMED], device=self.sums.device).T
+        if len(each) != processes:
+            each = functional.pad(each.sum(0, keepdim=True), (0, 0, 0, processes - 1))
         self.reset()
-        self.sums.update(torch.tensor([totals[name] for name in _SUMMED], device=self.sums.device))
+        self.sums.update(each[process])
 
     def reset(self) -> None:
         """Forget all batches."""

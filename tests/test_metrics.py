@@ -272,20 +272,33 @@ def test_training_metrics_go_on_from_a_checkpoint_s_totals() -> None:
     resumed.resume(cut.totals())
     train(resumed, 2)
     assert resumed.compute() == whole.compute()
-    assert cut.totals()["images"] == 9  # asking changes nothing
+    assert cut.totals()["images"] == [9]  # asking changes nothing
+
+
+def test_training_metrics_of_processes_that_became_more_or_fewer_lose_nothing() -> None:
+    saved = {"loss": [1.0, 3.0], "weight": [4.0, 4.0], "correct": [1.0, 2.0], "images": [4.0, 5.0]}
+    for processes in (1, 3):
+        resumed = [TrainingMetrics() for _ in range(processes)]
+        for place, one in enumerate(resumed):
+            one.resume(saved, process=place, processes=processes)
+        assert [one.totals()["images"] for one in resumed] == [[9.0], *[[0.0]] * (processes - 1)]
+        assert resumed[0].compute() == {"train/loss": torch.tensor(0.5), "train/acc_top1": torch.tensor(3 / 9)}
 
 
 def score_a_share(rank: int, folder: Path) -> None:
     """Score every other image in one of two processes, with a cut in the middle of training; write what comes out."""
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     logits, labels = (tensor[rank::2] for tensor in noise(21, 6, seed=5))
-    evaluation, cut, resumed = EvaluationMetrics(6, "val", auroc=True), TrainingMetrics(), TrainingMetrics()
+    evaluation, whole, cut, resumed = EvaluationMetrics(6, "val", auroc=True), *(TrainingMetrics() for _ in range(3))
     evaluation.update(torch.tensor(float(rank)), logits, labels)
-    cut.update(torch.tensor(float(rank)), logits[:5], labels[:5])
-    totals = cut.totals()
-    resumed.resume(totals if rank == 0 else dict.fromkeys(totals, 0.0))
-    resumed.update(torch.tensor(float(rank)), logits[5:], labels[5:])
-    numbers = {name: float(value) for name, value in {**evaluation.compute(), **resumed.compute()}.items()}
+    for index, (one, other) in enumerate([(whole, cut)] * 5 + [(whole, resumed)] * (len(logits) - 5)):
+        if index == 5:
+            resumed.resume(cut.totals(), process=rank, processes=2)
+        for metrics in (one, other):  # losses whose sum depends on the order
+            metrics.update(torch.tensor(1 / (3 + rank + 2 * index)), logits[index, None], labels[index, None])
+    exact = {name: float(value) for name, value in whole.compute().items()}
+    assert {name: float(value) for name, value in resumed.compute().items()} == exact
+    numbers = {name: float(value) for name, value in evaluation.compute().items()} | exact
     (folder / f"{rank}.json").write_text(json.dumps(numbers))
     # Left to the end of the interpreter, gloo's threads may abort the process (pytorch/pytorch#179291).
     torch.distributed.destroy_process_group()
@@ -295,6 +308,7 @@ def test_two_processes_report_the_numbers_of_one(tmp_path: Path) -> None:
     spawn(score_a_share, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     expected = {f"val/{name}": value for name, value in reference(*noise(21, 6, seed=5)).items()}
-    expected |= {"val/loss": 10 / 21, "train/loss": 10 / 21, "train/acc_top1": expected["val/acc_top1"]}
+    losses = [1 / number for number in range(3, 24)]
+    expected |= {"val/loss": 10 / 21, "train/loss": sum(losses) / 21, "train/acc_top1": expected["val/acc_top1"]}
     assert one.pop("val/auroc") == other.pop("val/auroc") == pytest.approx(area(*noise(21, 6, seed=5)), abs=0.003)
     assert one == other == pytest.approx(expected, rel=1e-4)
