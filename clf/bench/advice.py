@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from clf.bench.measuring import Advice, Gain, Series, compare, digits, milliseconds
 
-ONLY_ON_GPU: Final = {("trainer.precision", "16-mixed"), ("data.pin_memory", True)}
+ONLY_ON_GPU: Final = ("trainer.precision", "16-mixed")
 """What is never advised where there is no GPU."""
 
 _EQUAL = 0.1  # Where repeats differ by more, that no difference was seen does not mean that there is none.
@@ -79,14 +79,18 @@ def _told(key: str, value: Any, *, now: Series, then: Series, gain: Gain) -> Adv
     return Advice(key, value, f"set {key}: {value}; {rates}", gain.ratio)
 
 
-def name_data_bottleneck(stages: Mapping[str, Series], *, disk: float) -> str:
+def name_data_bottleneck(stages: Mapping[str, Series], *, disk: float, cached: bool) -> str:
     """Say what of a sample takes longest.
 
     Args:
-        stages: ``read``, ``decode``, ``augment`` and ``sample``, each in one process.
+        stages: ``read``, ``decode``, ``augment`` and ``sample`` of a file, each in one process.
         disk: Share of a sample that waiting for the disk has where nothing is in memory.
+        cached: Whether training takes decoded images out of a cache instead.
     """
     sample = stages["sample"].median
+    if cached:
+        augment = milliseconds(stages["augment"].median)
+        return f"the augmentation: at most {augment} ms an image in one process; data.cache has the rest done already"
     decoding = max(0.0, sample - stages["augment"].median)
     if disk > 0.5:
         return f"the disk: {disk:.0%} of a sample that is not in memory yet is waiting for its file"
@@ -118,7 +122,7 @@ def advise_step(
     advice = [
         _limited(_switched(network, each), most=room, by="the loader")
         for each in alternatives
-        if compare(network, each.series).faster and not (on_cpu and (each.key, each.value) in ONLY_ON_GPU)
+        if compare(network, each.series).faster and not (on_cpu and (each.key, each.value) == ONLY_ON_GPU)
     ]
     said = f"the network: {rates[0]} images/s, the loader could give {rates[1]}"
     if not waiting.clear:
@@ -227,8 +231,8 @@ def advise_startup(phases: Mapping[str, float], *, workers: int, compiled: bool)
     if longest == "first step" and compiled:
         text = f"model.compile: false starts up to {phases[longest]:.1f} s sooner; ask clf bench step --compile, too"
         advice.append(Advice("model.compile", False, text, gain))
-    if longest == "first batch" and workers:
+    if longest == "first batch" and workers > 1:
         seconds = f"{phases[longest]:.1f} s"
-        text = f"fewer than data.num_workers: {workers} start up to {seconds} sooner; ask clf bench data, too"
-        advice.append(Advice("data.num_workers", 0, text, gain))
+        text = f"data.num_workers: 1 instead of {workers} starts up to {seconds} sooner; ask clf bench data, too"
+        advice.append(Advice("data.num_workers", 1, text, gain))
     return sentence, advice

@@ -225,7 +225,8 @@ def _report(
         "cached": [{**series.to_dict(), "cache": mode} for mode, series in (cached or {}).items()],
     }
     disk = disk_share(stages)
-    report.bottleneck = name_data_bottleneck(stages, disk=disk)
+    cached_now = made.options.cache != "none"
+    report.bottleneck = name_data_bottleneck(stages, disk=disk, cached=cached_now)
     report.advice = advise_data(loaders, configured=configured, cached=cached)
     decoding = max(0.0, 1 - stages["augment"].median / stages["sample"].median)
     best = best_workers(loaders)
@@ -235,7 +236,7 @@ def _report(
         f"waiting for the disk has {disk:.0%} of a sample whose file is not in memory",
         "the loader was measured by itself; clf bench step says whether the network is slower",
     ]
-    if made.options.cache != "none":
+    if cached_now:
         report.notes.insert(0, f"data.cache: {made.options.cache} is on: the loader reads no files, the stages do")
     return report
 
