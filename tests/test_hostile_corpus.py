@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ from clf.main import main
 from clf.predictor import Predictor
 
 MEMORY = 700  # MiB; two images of 49 megapixels are in the corpus
+MEMORY_OF_TWO = 1500  # where two threads may decode them at once
 READABLE = {name: item for name, item in CORPUS.items() if not item.refused}
 UPLOADS = {name: item for name, item in CORPUS.items() if isinstance(item.make, bytes)}
 
@@ -112,7 +114,7 @@ def test_the_service_answers_each_of_them_and_stays_small(place: Path, alone: di
         assert "Traceback" not in server.log
 
 
-def dataset(folder: Path, items: dict[str, Item]) -> Path:
+def dataset(folder: Path, items: Mapping[str, Item]) -> Path:
     """Two classes to train on, six good images and these ones, and two images to validate."""
     for number in range(8):
         split = "train" if number < 6 else "valid"
@@ -144,4 +146,33 @@ def test_training_ends_at_a_bad_image_with_its_name_and_leaves_it_as_it_was(
     [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("clf: ")]
     assert f"train/a/{name}" in line
     assert CORPUS[name].refused in line
+    assert sums(workdir / "images") == before
+
+
+def listed_in_dataset() -> dict[str, str]:
+    """The files of the corpus that a dataset lists, by path from there: folders are part of the layout."""
+    return {f"train/{'ab'[at % 2]}/{name}": name for at, name in enumerate(CORPUS) if name != "folder.jpg"}
+
+
+def test_check_names_each_that_cannot_be_read_with_its_reason_in_little_memory(workdir: Path) -> None:
+    before = sums(dataset(workdir / "images", CORPUS))
+    words = ["check", "--config", "tiny.yaml", "--data.root", "images", "--only", "files,duplicates"]
+    command = [sys.executable, "-c", PEAK, *words, "--json", "found.json", "--exclude_to", "bad.txt"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert b"Traceback" not in done.stderr
+    findings = json.loads(Path("found.json").read_text(encoding="utf-8"))["findings"]
+    named = [path for each in findings if each["severity"] == "error" for path in each["images"]]
+    refused = [path for path, name in listed_in_dataset().items() if CORPUS[name].refused]
+    assert sorted(named) == sorted(spelled_out(f"images/{path}") for path in refused)
+    assert peak(done.stdout.decode()) < MEMORY_OF_TWO
+    assert sums(workdir / "images") == before
+
+
+def test_training_without_those_that_cannot_be_read_lists_them(workdir: Path) -> None:
+    before = sums(dataset(workdir / "images", CORPUS))
+    assert main([*FIT, "--data.on_error", "skip", "--data.max_bad_fraction", "0.6", "--data.batch_size", "16"]) == 0
+    lines = Path("runs/latest/excluded.txt").read_text(encoding="utf-8").splitlines()
+    refused = [path for path, name in listed_in_dataset().items() if CORPUS[name].refused]
+    assert sorted(line for line in lines if not line.startswith("#")) == sorted(refused)
     assert sums(workdir / "images") == before

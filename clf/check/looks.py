@@ -20,6 +20,7 @@ NEAR_SHARE: Final = 0.12
 """… and as a share of the weaker one's contrast: what is nearly flat is near to everything."""
 
 _EDGE: Final = 16  # pixels of a thumbnail
+_STRIP: Final = 1 << 20  # pixels that are copied at once
 _SAMPLED: Final = 32  # pixels that frequencies are taken of
 _LEAST_CONTRAST: Final = 6.0  # A picture with less has too little in it to be told by.
 _BANDS: Final = ((0, 13), (13, 26), (26, 39), (39, 52), (52, 64))
@@ -68,11 +69,10 @@ class Looks:
     def add(self, index: int, seen: Seen) -> None:
         """Keep what an image looks like."""
         image = seen.image
-        pixels = blake2b(image.tobytes(), digest_size=16)
-        pixels.update(f"{image.width} {image.height}".encode())
+        pixels = _digest(image)
         sampled = np.asarray(image.resize((_SAMPLED, _SAMPLED), Image.Resampling.BOX), np.float32)
         self.formats[index], self.sizes[index] = seen.format, image.size
-        self._pixels[index] = np.void(pixels.digest())
+        self._pixels[index] = np.void(pixels)
         self._contrast[index] = sampled.std()
         self._thumbnails[index] = sampled.reshape(_EDGE, 2, _EDGE, 2, 3).mean((1, 3)).round()
         self._signs[index] = _signs(sampled)
@@ -101,6 +101,15 @@ class Looks:
         contrast = self._contrast[pairs].min(1)
         agree: Pairs = pairs[apart <= np.minimum(NEAR_RMS, NEAR_SHARE * contrast)]
         return agree
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Sum up pixels and size, a strip at a time: copied whole, a large image would take as much memory again, twice."""
+    found = blake2b(f"{image.width} {image.height}".encode(), digest_size=16)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        found.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+    return found.digest()
 
 
 def _signs(sampled: NDArray[np.float32]) -> np.uint64:
