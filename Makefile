@@ -91,6 +91,8 @@ bench: setup ## measure all against peers, in an hour or more; DATA=FOLDER and S
 	$(BIN)/python benchmarks/growth.py --record
 	$(BIN)/python benchmarks/allocator.py --record
 	$(BIN)/python benchmarks/callbacks.py --record
+	$(BIN)/python benchmarks/check.py --record
+	$(BIN)/python benchmarks/cost.py --record
 	$(call BENCH,accuracy)
 	$(BIN)/python benchmarks/performance.py
 

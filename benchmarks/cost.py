@@ -4,7 +4,7 @@
 the start of the command and its report, and the memory of the fit's processes, looked at twice a second. Words behind
 ``--`` go to both; without any, rendered digits train ResNet-18 for three epochs:
 
-    python benchmarks/cost.py --rounds 3
+    python benchmarks/cost.py
     python benchmarks/cost.py --rounds 1 -- --config resnet18.yaml --data.root FOLDER --trainer.max_epochs 2
 """
 
@@ -18,8 +18,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import first_step
 import measuring
+
+from clf.cores import usable_cores
+
+THREADS = usable_cores()
+measuring.fix_threads(THREADS)
+
+import first_step
 
 DEFAULT = ["--config", "demo.yaml", "--trainer.max_epochs", "3", "--callbacks.early_stopping", "null"]
 
@@ -56,7 +62,7 @@ def memory_of(pid: int) -> int:
 
 
 def main() -> None:
-    parser = measuring.arguments(__doc__, rounds=1)
+    parser = measuring.arguments(__doc__)
     parser.add_argument("words", nargs="*", help="a command line of clf fit, behind --")
     flags = measuring.parse(parser)
     # Both work in a folder of their own.
@@ -75,7 +81,9 @@ def main() -> None:
                 f"the epochs took {seconds:.1f} s; memory: predicted {memory / 1e9:.2f} GB, at most {most / 1e9:.2f} GB"
             )
     for name, values in ratios.items():
-        print(f"{name}: predicted / taken = {measuring.Series(values)}")
+        measuring.record(
+            flags.record, f"cost_{name}", measuring.Series(values), unit="predicted / taken", threads=THREADS
+        )
 
 
 if __name__ == "__main__":

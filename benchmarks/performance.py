@@ -166,6 +166,18 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Checking",
+        "What `clf check` takes for files, duplicates and labels, and what becomes of its predictions of time and "
+        "memory: 1 is right.",
+        (
+            Row("check_photos", "10,000 photos of 500 pixels", "python benchmarks/check.py", {"": -120}),
+            Row("check_rows", "a manifest of a few hundred images", "python benchmarks/check.py"),
+            Row("fit_start_rows", "`clf fit` to its first step, on that manifest", "python benchmarks/check.py"),
+            Row("cost_time", "predicted seconds of a run's epochs", "python benchmarks/cost.py"),
+            Row("cost_memory", "predicted memory of a run", "python benchmarks/cost.py"),
+        ),
+    ),
+    Section(
         "Accuracy",
         "The same short training, three seeds each, with images read as far as crops need them (clf) and decoded whole "
         "by Pillow before torchvision crops them (reference).",
@@ -241,6 +253,10 @@ def page(results: Mapping[str, Result], *, picture: bool) -> str:
             ]
         if section.title == "Growth" and picture:
             parts.append("![time and memory against rows of a manifest](growth.png)\n")
+        if section.title == "Checking":
+            parts += [
+                _by_rows(row, results[row.measure]) for row in section.rows if "rows" in results.get(row.measure, {})
+            ]
         if section.title == "Accuracy" and "accuracy" in results:
             parts.append(f"{results['accuracy']['sentence']}.\n")
     parts += [TAIL, _markdown(("what", "command", "where to look"), ((a, f"`{b}`", c) for a, b, c in UNMEASURED))]
@@ -271,6 +287,12 @@ def _epochs(row: Row, result: Result) -> str:
     return (
         f"{row.what}: {'; '.join(told)}. Epochs are the network's products, which all compute with the same kernels.\n"
     )
+
+
+def _by_rows(row: Row, result: Result) -> str:
+    """Say how time and memory grow with a manifest."""
+    told = [f"{int(rows):,} rows {seconds} s and {memory} MB" for rows, (seconds, memory) in result["points"].items()]
+    return f"{row.what}: {'; '.join(told)}.\n"
 
 
 def _machines(machines: Sequence[str]) -> str:

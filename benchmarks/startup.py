@@ -20,16 +20,22 @@ import measuring
 CONFIG = ("fit", "--config", "demo.yaml")
 OUT = "CLF_BENCHMARK_OUT"  # as in first_step.py, which is not imported here: it imports torch
 IMPORTS = "import torch, lightning.pytorch, timm"
+ENDS_AFTER_A_STEP = ("--trainer.callbacks", '[{"class_path": "first_step.FirstStep"}]')
+"""Words of a command; they need the `surroundings`."""
+
+
+def surroundings(out: Path) -> dict[str, str]:
+    """Name the environment in which a fit finds the callback, and the file for its CPU seconds."""
+    places = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {OUT: str(out), "PYTHONPATH": places}
 
 
 def to_first_step(folder: Path) -> float:
     """CPU seconds until the first step of the demo is done."""
     out = folder / "cpu"
     out.unlink(missing_ok=True)
-    last = '[{"class_path": "first_step.FirstStep"}]'
-    command = measuring.clf(*CONFIG, "--data.root", folder / "data", "--trainer.callbacks", last)
-    places = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, OUT: str(out), "PYTHONPATH": places}
+    command = measuring.clf(*CONFIG, "--data.root", folder / "data", *ENDS_AFTER_A_STEP)
+    environment = {**os.environ, **surroundings(out)}
     with (folder / "said").open("w") as said:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, start_new_session=True, stdout=said, stderr=said
