@@ -1,7 +1,7 @@
 """Random crops of files, decoded no further than the crop needs: the fast way into training; evaluation has its own."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ class RandomCrop:
         # Onto the grid of what is decoded smaller; whatever the format, so that a file is the same crop in all of them.
         region = image.region(tuple(each // reduction * reduction for each in box), reduction)
         pixels = _resize(region, self.size, self.interpolation)
-        if self.flip and torch.rand(()).item() < self.flip:
+        if self.flip and torch.rand(1).item() < self.flip:
             pixels = cv2.flip(pixels, 1)  # type: ignore[assignment]  # its stubs forget the type of the pixels
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -96,7 +96,7 @@ class RandomCrop:
     def _box(self, width: int, height: int) -> Box:
         """Draw left, top, width and height of a crop."""
         low, high = (math.log(ratio) for ratio in self.ratio)
-        for area, shape, across, down in torch.rand(_TRIES, 4).tolist():
+        for area, shape, across, down in _draws():
             pixels = width * height * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
             ratio = math.exp(low + shape * (high - low))
             w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
@@ -106,6 +106,12 @@ class RandomCrop:
         w = min(width, max(1, round(height * self.ratio[1])))
         h = min(height, max(1, round(width / self.ratio[0])))
         return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _draws() -> Iterator[list[float]]:
+    """Draw four numbers for each try; most crops fit at the first, and small images feel what more would take."""
+    yield torch.rand(4).tolist()
+    yield from torch.rand(_TRIES - 1, 4).tolist()
 
 
 def read(path: str | Path, *, at_least: int) -> tuple[Pixels, tuple[int, int]]:

@@ -102,6 +102,8 @@ class TrainTransform:
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
     def _augmented(self, source: Source) -> Tensor:
+        if self._crop is not None and not self._steps:
+            return self._crop(source)  # which needs no second look
         outputs: list[Any] = [_whole(source) if self._crop is None else self._crop(source)]
         for label, step in self._steps:
             try:
