@@ -31,7 +31,7 @@ def labels(
     """Look for what is wrong with labels; opens no file.
 
     Args:
-        listing: The samples of each split as their source lists them, e.g. `ImageData.listed`.
+        listing: The samples of each split as their source lists them, see `Catalogue.found`.
         few: Classes with fewer training images are rare.
         on_unknown: What ``data.on_unknown_label`` is: whether a fit refuses labels that train lacks, or skips them.
         unlabelled: Rows that were dropped because their label is empty.
