@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from clf.data.combinations import read_groups
-from clf.data.filling import TIGHTNESS, count_labels, find_gaps, train_samples, typical_heights
+from clf.data.filling import TIGHTNESS, find_gaps, rarest_first, train_samples, typical_heights
 from clf.data.layout import name_some, near
 from clf.data.rendering import Group, Order, Style, is_number, write
 from clf.data.synthetic import CLASSES, SyntheticJerseys
@@ -82,7 +82,7 @@ def _fill(flags: Flags) -> None:
     find_gaps({}, below=below, to=to)
     root, output = _places(flags)
     samples = train_samples(root, label_key=flags.get("label_key"))
-    counts = count_labels(samples)
+    counts = rarest_first(samples)
     gaps = find_gaps(counts, below=below, to=to)
     print(f"{root}: {len(counts)} classes, {len(samples)} training images")
     if full := [label for label in counts if is_number(label) and label not in gaps]:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from clf.check.findings import Finding, Severity
 from clf.data.layout import name_some
-from clf.data.samples import Sample, Samples, Split
+from clf.data.samples import Sample, Split, count_labels
 
 FEW: Final = 10
 """Training images of a class below which it is called rare, unless the caller says otherwise."""
@@ -38,17 +38,12 @@ def labels(
     Returns:
         What was found, the worst of each kind first; nothing where there is no train.
     """
-    counts = {split: _count(samples) for split, samples in listing.items()}
+    counts = {split: count_labels(samples) for split, samples in listing.items()}
     found = [*_empty(unlabelled), *_look_alikes(counts)]
     if counts.get("train"):
         found += [*_unknown(listing, counts, on_unknown), *_missing(counts), *_rare(counts["train"], few)]
         found += _imbalance(counts["train"])
     return found
-
-
-def _count(samples: Sequence[Sample]) -> Counter[str]:
-    texts = samples.labels() if isinstance(samples, Samples) else (sample.label for sample in samples)
-    return Counter(label for label in texts if label is not None)
 
 
 def _finding(rule: str, severity: Severity, message: str, count: int, images: Sequence[str] = ()) -> Finding:

@@ -1,6 +1,7 @@
 """What a dataset is to the rest of the package: labelled files, found by a source, split by split."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import eq
@@ -88,6 +89,12 @@ class _Kept:
         if code == len(self.values):
             self.values.append(value)
         return code
+
+
+def count_labels(samples: Iterable[Sample]) -> Counter[str]:
+    """Count the samples of each label, those without one left out."""
+    labels = samples.labels() if isinstance(samples, Samples) else (sample.label for sample in samples)
+    return Counter(label for label in labels if label is not None)
 
 
 class Lister(Protocol):
