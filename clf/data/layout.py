@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
-from clf.data.samples import Metadata, Split
+from clf.data.samples import Split
 from clf.errors import UserError, did_you_mean
 from clf.preprocess import IMAGE_SUFFIXES
 
@@ -24,7 +24,6 @@ SPLIT_NAMES: Final[Mapping[str, Split]] = {
     "testing": "test",
 }
 """What a split may be called in a table, in lower case."""
-NO_METADATA: Final[Metadata] = {}  # One for all: a dict for each of a million samples would cost 64 MB.
 
 
 class Tree:
