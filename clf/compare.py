@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 from clf import comparison, results, runs
 from clf.comparison import METHODS, SPLITS, Rows, Side
 from clf.config import flatten
-from clf.data.layout import name_some
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, did_you_mean, name_some
 from clf.files import replace_text, spelled_out
 from clf.runs import Run
 from clf.scoreboard import as_html, as_text

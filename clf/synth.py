@@ -11,10 +11,10 @@ from typing import Any, Final, NoReturn
 
 from clf.data.combinations import read_groups
 from clf.data.filling import TIGHTNESS, find_gaps, rarest_first, train_samples, typical_heights
-from clf.data.layout import name_some, near
+from clf.data.layout import near
 from clf.data.rendering import Group, Order, Style, is_number, write
 from clf.data.synthetic import CLASSES, SyntheticJerseys
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, did_you_mean, name_some
 
 Flags = Mapping[str, Any]
 

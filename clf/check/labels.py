@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from clf.check.findings import Finding, Severity
-from clf.data.layout import name_some
 from clf.data.samples import Sample, Split, count_labels
+from clf.errors import name_some
 
 FEW: Final = 10
 """Training images of a class below which it is called rare, unless the caller says otherwise."""

@@ -3,9 +3,9 @@
 import os
 import sys
 
-from clf.data.layout import Tree, is_folder, is_hidden, is_image, name_some
+from clf.data.layout import Tree, is_folder, is_hidden, is_image
 from clf.data.samples import Sample, Split
-from clf.errors import UserError
+from clf.errors import UserError, name_some
 from clf.preprocess import IMAGE_SUFFIXES
 
 

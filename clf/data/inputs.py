@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection
 
 from clf.data.disk import Disk, Fence
-from clf.data.layout import is_image, name_some, near, scan
+from clf.data.layout import is_image, near, scan
 from clf.data.samples import Sample, Samples
 from clf.data.tables import (
     LABEL_COLUMNS,
@@ -19,7 +19,7 @@ from clf.data.tables import (
     read_table,
     row_image,
 )
-from clf.errors import UserError
+from clf.errors import UserError, name_some
 from clf.preprocess import IMAGE_SUFFIXES
 
 Found = tuple[Samples, list[str]]  # the samples, and what has to be said about them

@@ -143,12 +143,6 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(IMAGE_SUFFIXES)
 
 
-def name_some(names: list[str], most: int = 3) -> str:
-    """Quote the first few of many: ``'a', 'b', 'c' and 9 more``."""
-    shown = ", ".join(repr(name) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
-
-
 def near(path: str) -> str:
     """Suggest a neighbour of a path that does not exist."""
     folder, name = os.path.split(path.rstrip("/"))

@@ -8,12 +8,12 @@ from typing import Literal
 from clf.data.disk import Disk
 from clf.data.folder import FolderSource
 from clf.data.jsonl import JsonlSource
-from clf.data.layout import FOLDERS, SPLIT_NAMES, Tree, is_image, name_some
+from clf.data.layout import FOLDERS, SPLIT_NAMES, Tree, is_image
 from clf.data.manifest import ManifestSource, manifests_in
 from clf.data.samples import Lister, Samples, Source, Split
 from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import MANIFESTS, RowKeys, is_manifest
-from clf.errors import UserError
+from clf.errors import UserError, name_some
 
 Layout = Literal["auto", "folder", "jsonl", "manifest"]
 

@@ -7,9 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-from clf.data.layout import name_some
 from clf.data.samples import Sample, Samples, Split, count_labels
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, did_you_mean, name_some
 
 
 def class_names(train: Iterable[Sample], *, where: str) -> list[str]:
