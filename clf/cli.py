@@ -2,9 +2,11 @@
 
 import json
 import logging
+import sys
 from argparse import SUPPRESS
 from collections.abc import Callable
 from inspect import signature
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -73,6 +75,8 @@ class CLI(LightningCLI):
         self.exit_code = 0
         self.search: str | None = None
         composed = self.invocation.composed
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # a class_path may name a file in the working folder
         super().__init__(
             Classifier,
             ImageData,
