@@ -8,7 +8,7 @@ from PIL import Image
 
 from clf.data.layout import near
 from clf.data.rendering import is_number
-from clf.data.roots import open_roots
+from clf.data.roots import open_data
 from clf.data.samples import Sample, count_labels
 from clf.data.tables import RowKeys
 from clf.errors import UserError
@@ -29,7 +29,7 @@ def train_samples(root: str, *, label_key: str | None = None) -> Sequence[Sample
     Raises:
         UserError: If there is no such dataset, or it has no training split.
     """
-    if samples := open_roots([root], layout="auto", keys=RowKeys(label=label_key)).samples("train"):
+    if samples := open_data(root, keys=RowKeys(label=label_key))[0].samples("train"):
         return samples
     raise UserError(f"--fill={root!r} has no train split{near(root)}; only training images are counted and added")
 
