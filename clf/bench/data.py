@@ -94,7 +94,7 @@ def worker_counts(cores: int, *, configured: int) -> list[int]:
 
 def configured_workers(data: ImageData) -> int:
     """Say how many workers the configuration means here: ``auto`` depends on the machine."""
-    return data.train_dataloader()._settings.num_workers  # what was corrected to fit, not what was wished
+    return data.train_dataloader().settings.num_workers  # what was corrected to fit, not what was wished
 
 
 def sweep(made: Composed, *, seconds: float) -> dict[int, Series]:

@@ -142,7 +142,7 @@ def _run(trainer: Trainer, callbacks: list[Callback], work: Callable[[], object]
 
 def _made_ahead(data: ImageData) -> int:
     """Say how many batches the workers may have made before the first was asked for, and one more."""
-    settings = data.train_dataloader()._settings
+    settings = data.train_dataloader().settings
     return 1 + settings.num_workers * (settings.prefetch_factor or 2)
 
 

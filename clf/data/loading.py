@@ -229,7 +229,7 @@ class Loader:
         self._images = images
         self._plan = _Plan(plan)
         self._length = length
-        self._settings = settings
+        self.settings = settings
         self._loader: DataLoader[Loaded] | None = None
         # Lightning knows this name: at the end of a loop it shuts down the workers that it finds here.
         self._iterator: Any = None
@@ -253,10 +253,10 @@ class Loader:
             self._images,
             batch_sampler=self._plan,
             collate_fn=self._images.collate,
-            num_workers=self._settings.num_workers,
-            pin_memory=self._settings.pin_memory,
-            persistent_workers=self._settings.persistent_workers,
-            prefetch_factor=self._settings.prefetch_factor,
+            num_workers=self.settings.num_workers,
+            pin_memory=self.settings.pin_memory,
+            persistent_workers=self.settings.persistent_workers,
+            prefetch_factor=self.settings.prefetch_factor,
             worker_init_fn=_start_worker,
             generator=torch.Generator().manual_seed(0),  # its own: making batches must not move the global one
         )
