@@ -102,7 +102,7 @@ class Cost:
         }
 
 
-def cost(
+def measure_cost(
     trainer: Trainer,
     model: Classifier,
     data: ImageData,

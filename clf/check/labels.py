@@ -21,7 +21,7 @@ SCORED: Final[tuple[Split, ...]] = ("val", "test")
 Counts = Mapping[Split, Counter[str]]
 
 
-def labels(
+def check_labels(
     listing: Mapping[Split, Sequence[Sample]],
     *,
     few: int = FEW,
