@@ -25,7 +25,6 @@ from clf.callbacks.non_finite import NonFinite
 from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
-from clf.callbacks.rows import Rows
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
 from clf.check import before_fit
@@ -38,7 +37,7 @@ from clf.environment import available_precision, device_name
 from clf.errors import UserError
 from clf.garbage import settled
 from clf.invocation import Invocation
-from clf.loggers import RunLogger
+from clf.loggers import Rows, RunLogger
 from clf.metrics import Stage
 from clf.parser import FOLLOWS, KEYS, PREDICT_KEYS, Parser, callback_keys
 from clf.pictures import Pictures
