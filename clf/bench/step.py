@@ -234,8 +234,8 @@ def _beside(made: Composed, step: Step, *, seconds: float) -> tuple[Series, Seri
     """Measure the loader by itself, and training: the loader with the step."""
     workers = configured_workers(made.datamodule)
     log.info("the train loader with data.num_workers=%d, by itself and with the step", workers)
-    alone = loader_series(made, made.datamodule, workers=workers, seconds=seconds)
-    together = loader_series(made, made.datamodule, workers=workers, seconds=seconds, consume=step, settle=step.wait)
+    alone = loader_series(made.datamodule, workers=workers, seconds=seconds)
+    together = loader_series(made.datamodule, workers=workers, seconds=seconds, consume=step, settle=step.wait)
     return alone, together
 
 

@@ -153,6 +153,11 @@ class LoaderSettings:
     persistent_workers: bool = False
     prefetch_factor: int | None = None
 
+    @property
+    def made_ahead(self) -> int:
+        """How many batches the workers may have made before the first is asked for."""
+        return self.num_workers * (self.prefetch_factor or 2)
+
 
 def fit_to_machine(
     wanted: LoaderSettings, *, num_workers: int | Literal["auto"], batches: int, processes: int, device: str
