@@ -92,9 +92,7 @@ def _missing(counts: Counts) -> Iterator[Finding]:
 def _rare(train: Counter[str], few: int) -> Iterator[Finding]:
     rare = sorted((name for name, count in train.items() if count < few), key=lambda name: (train[name], name))
     if rare:
-        some = ", ".join(f"{name!r} ({train[name]})" for name in rare[:3]) + f" and {len(rare) - 3} more" * (
-            len(rare) > 3
-        )
+        some = name_some(rare, write=lambda name: f"{name!r} ({train[name]})")
         message = f"train: {len(rare)} of {len(train)} classes have fewer than {few} images: {some}; "
         yield _finding("rare-class", "warning", f"{message}add images, or merge or remove the classes", len(rare))
 
