@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from clf.errors import UserError, first_line
+from clf.errors import UserError, first_line, name_some
 from clf.preprocess import Preprocessing
 
 KEY = "clf"
@@ -196,8 +196,8 @@ def describe_mismatch(saved: Facts, current: Facts) -> list[str]:
         missing = [name for name in saved.classes if name not in current.classes]
         extra = [name for name in current.classes if name not in saved.classes]
         parts = [f"{len(saved.classes)} classes there, {len(current.classes)} here"]
-        parts += [f"only there: {_shorten(missing)}"] if missing else []
-        parts += [f"only here: {_shorten(extra)}"] if extra else []
+        parts += [f"only there: {name_some(missing, 5)}"] if missing else []
+        parts += [f"only here: {name_some(extra, 5)}"] if extra else []
         parts += [] if missing or extra else ["in another order"]
         differences.append(f"classes ({'; '.join(parts)})")
     for kind in ("network", "preprocessing"):
@@ -227,8 +227,3 @@ def require_fitting(saved: Facts, current: Facts, *, checkpoint: Path) -> None:
             f"{checkpoint} does not fit this configuration and data: {', '.join(differences)}; "
             "use those it was trained with, or start a new run"
         )
-
-
-def _shorten(names: list[str], most: int = 5) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import sys
 from argparse import SUPPRESS
 from collections.abc import Callable
 from inspect import signature
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -23,7 +25,6 @@ from clf.callbacks.non_finite import NonFinite
 from clf.callbacks.onnx_export import OnnxExport
 from clf.callbacks.predictions import Predictions
 from clf.callbacks.report import Report
-from clf.callbacks.rows import Rows
 from clf.callbacks.run_files import RunFiles
 from clf.callbacks.tracked import Tracked
 from clf.check import before_fit
@@ -36,7 +37,7 @@ from clf.environment import available_precision, device_name
 from clf.errors import UserError
 from clf.garbage import settled
 from clf.invocation import Invocation
-from clf.loggers import RunLogger
+from clf.loggers import Rows, RunLogger
 from clf.metrics import Stage
 from clf.parser import FOLLOWS, KEYS, PREDICT_KEYS, Parser, callback_keys
 from clf.pictures import Pictures
@@ -73,6 +74,8 @@ class CLI(LightningCLI):
         self.exit_code = 0
         self.search: str | None = None
         composed = self.invocation.composed
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # a class_path may name a file in the working folder
         super().__init__(
             Classifier,
             ImageData,

@@ -29,7 +29,7 @@ class ColorJitter(nn.Module):
         contrast: The same, for the distance from the image's mean grey.
         saturation: The same, for the distance from each pixel's own grey.
     Raises:
-        ValueError: If one of them is negative.
+        UserError: If one of them is negative.
     """
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> None:
@@ -47,7 +47,7 @@ class ColorJitter(nn.Module):
         Returns:
             uint8 (3, H, W), stored as (H, W, 3).
         Raises:
-            ValueError: If it is no such image.
+            UserError: If it is no such image.
         """
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise UserError("ColorJitter takes uint8 images of three channels")

@@ -9,14 +9,14 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NoReturn
+from typing import Any
 
 from clf import comparison, results, runs
 from clf.comparison import METHODS, SPLITS, Rows, Side
 from clf.config import flatten
-from clf.data.layout import name_some
-from clf.errors import UserError, did_you_mean
-from clf.files import replace_text, spelled_out
+from clf.errors import UserError, name_some
+from clf.files import spelled_out
+from clf.options import OptionParser, write
 from clf.runs import Run
 from clf.scoreboard import as_html, as_text
 from clf.statistics import Proportion
@@ -43,9 +43,9 @@ def main(argv: Sequence[str]) -> int:
     report = make_report(found, split=flags.split)
     report["notes"] = notes + report["notes"]
     print(as_text(report))
-    for file, write in ((flags.html, as_html), (flags.json, _as_json)):
+    for file, made in ((flags.html, as_html), (flags.json, _as_json)):
         if file is not None:
-            _write(file, write(report))
+            write(file, made(report))
     return 0
 
 
@@ -304,22 +304,8 @@ def _as_json(report: Report) -> str:
     return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _write(file: str, text: str) -> None:
-    try:
-        replace_text(Path(file), text)
-    except (OSError, ValueError) as error:  # ValueError: no name at all
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{file!r} cannot be written: {reason}; choose another file") from error
-    print(f"written: {file}")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"clf compare: {message}; clf compare --help lists the flags")
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = OptionParser(
         prog="clf compare",
         description="Compare runs image by image with the first of them: what they did differently, what each reached, "
         "and whether a difference is more than noise. Seeds of one configuration are averaged.",
@@ -331,7 +317,4 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", choices=(*SPLITS, "both"), help=splits)
     parser.add_argument("--html", metavar="FILE", help="write the comparison as one HTML file, too")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON, too")
-    space, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.error(f"unknown argument {unknown[0]!r}{did_you_mean(unknown[0], ('--split', '--html', '--json'))}")
-    return space
+    return parser.parse(argv)

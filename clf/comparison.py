@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clf.data.layout import name_some
 from clf.data.samples import SCORED_SPLITS
-from clf.errors import UserError
+from clf.errors import UserError, name_some
 from clf.statistics import NOISE, holm, mcnemar_p, mean_interval, p_text, paired_interval, sign_flip_p
 
 Key = tuple[str, int, str]

@@ -1,11 +1,9 @@
 """Data, model and trainer, composed as the Trainer's verbs compose them, for a command that makes no run."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,8 +146,6 @@ def composed(verb: str, words: Sequence[str], kind: type[Composed] = Composed) -
     """
     with logs.logging_to_terminal(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"You are trying to `self.log\(\)` but")  # there is nobody who keeps a log
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)  # a class_path may name a file in the working folder
         invocation = understand(verb, with_configuration(words) if verb == "fit" else words)
         if verb == "fit" and invocation.checkpoint is not None:
             raise UserError("ckpt_path: weights decide nothing about speed; leave it out")

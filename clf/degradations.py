@@ -22,7 +22,7 @@ class Degradation(nn.Module):
     Args:
         p: Probability that it happens, in [0, 1].
     Raises:
-        ValueError: If p is outside [0, 1].
+        UserError: If p is outside [0, 1].
     """
 
     def __init__(self, p: float) -> None:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from clf.check.configuration import configuration
-from clf.check.cost import cost
-from clf.check.duplicates import duplicates
-from clf.check.files import files, too_many
+from clf.check.configuration import check_configuration
+from clf.check.cost import measure_cost
+from clf.check.duplicates import check_duplicates
+from clf.check.files import check_files, too_many
 from clf.check.findings import Finding, Subject
-from clf.check.labels import labels
-from clf.check.listing import listing
+from clf.check.labels import check_labels
+from clf.check.listing import list_splits
 from clf.check.looks import Looks
 from clf.check.report import Report
 from clf.composed import Composed, composed
@@ -102,22 +102,22 @@ class Diagnosis:
 
     @cached_property
     def _listing(self) -> tuple[dict[Split, Samples], list[Finding]]:
-        return listing(self._data.catalogue)
+        return list_splits(self._data.catalogue)
 
     def _labels(self, found: Mapping[Split, Samples]) -> list[Finding]:
         rule = self._alone.options.on_unknown_label
         unlabelled = getattr(self._data.catalogue.source, "unlabelled", 0)
-        return labels(found, few=self.few, on_unknown=rule, unlabelled=unlabelled)
+        return check_labels(found, few=self.few, on_unknown=rule, unlabelled=unlabelled)
 
     def _files(self, found: Mapping[Split, Samples]) -> list[Finding]:
         each = Files(found)
         looks = Looks(len(each.paths))
         bad = scan(each.paths, look=looks.add, title="reading all images")
         most = self._alone.options.max_bad_fraction
-        findings = files(each.paths, bad, looks, skipped=self._skips)
+        findings = check_files(each.paths, bad, looks, skipped=self._skips)
         findings += too_many(len(bad), len(each.paths), most=most) if self._skips else []
         if "duplicates" in self.subjects:
-            findings += duplicates(found, each, looks)
+            findings += check_duplicates(found, each, looks)
         self._remember(found, each, bad)
         return [finding for finding in findings if finding.subject in self.subjects]
 
@@ -137,7 +137,7 @@ class Diagnosis:
         try:
             with composed("fit", [*self.words, *known]) as made:
                 if "configuration" in self.subjects:
-                    report.findings += configuration(
+                    report.findings += check_configuration(
                         made.datamodule, made.model, trainer=made.configured, callbacks=made.watching
                     )
                 if "cost" in self.subjects and is_sound:
@@ -150,7 +150,7 @@ class Diagnosis:
             report.findings.append(Finding("not-measured", "cost", "note", text))
 
     def _cost(self, made: Composed, report: Report) -> None:
-        measured, found = cost(
+        measured, found = measure_cost(
             made.trainer,
             made.model,
             made.datamodule,

@@ -1,6 +1,6 @@
 """What a user is told: one message that says what is wrong, where, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -68,3 +68,14 @@ def did_you_mean(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> s
     """
     near = get_close_matches(word, list(options), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def name_some(names: Sequence[str], most: int = 3, *, write: Callable[[str], str] = repr) -> str:
+    """Name the first few of many, in quotes if nothing else is said: ``'a', 'b', 'c' and 9 more``."""
+    shown = ", ".join(map(write, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def printable(text: str) -> str:
+    """Spell out what would move a terminal's cursor, ring its bell or turn the direction of writing."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,6 +1,5 @@
 """An exported model on disk: the ONNX file, the labels beside it, and the proof that they belong together."""
 
-import hashlib
 import json
 import math
 import os
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clf.errors import UserError, did_you_mean
-from clf.files import open_whole
+from clf.files import open_whole, sha256
 from clf.preprocess import Preprocessing
 
 MODEL, SIDECAR, CARD = "model.onnx", "labels_mapping.json", "README.md"
@@ -161,12 +160,6 @@ def read_exported(path: Path, *, sidecar: Mapping[str, Any], metadata: Mapping[s
     return Exported(
         path, sidecar["model_sha256"], facts["classes"], preprocessing, facts["embed"], facts["temperature"], rest
     )
-
-
-def sha256(path: Path) -> str:
-    """Hash a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:

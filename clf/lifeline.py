@@ -38,7 +38,14 @@ class Lifeline:
     Args:
         said: Called, in another thread, with a reason that came from another process, as soon as it is heard.
         forced: Called in another thread before a process is ended that did not end by itself.
+
+    Attributes:
+        address: Where the first process hears the others, and how it knows them.
+        orphaned: Whether the first process has gone without a word.
     """
+
+    address: str
+    orphaned = False
 
     def __init__(self, *, said: Callable[[Cause], object], forced: Callable[[], object]) -> None:
         self._said, self._forced = said, forced
@@ -93,9 +100,6 @@ class First(Lifeline):
         patience: Seconds to wait before a process counts as killed: whoever started it may know more.
         said: See `Lifeline`.
         forced: See `Lifeline`.
-
-    Attributes:
-        address: What the others need to know.
     """
 
     def __init__(
@@ -181,12 +185,12 @@ class Other(Lifeline):
         self, address: str, *, who: str, said: Callable[[Cause], object], forced: Callable[[], object]
     ) -> None:
         super().__init__(said=said, forced=forced)
+        self.address = address
         host, port, token = json.loads(address)
         self._socket = socket.create_connection((host, port), timeout=60)
         self._socket.settimeout(None)
         _keep_alive(self._socket)
         _send(self._socket, {"token": token, "who": who})
-        self.orphaned = False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def leave(self, cause: Cause) -> None:

@@ -7,7 +7,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from clf.errors import UserError
@@ -15,6 +17,8 @@ from clf.files import replace_csv
 
 TIMING = "time/"
 """Start of the keys that depend on the clock; they go to ``timing.csv``, so that ``metrics.csv`` is deterministic."""
+
+_ROWS = "rows"  # what the entry in a checkpoint is called
 
 
 class RunLogger(Logger):
@@ -99,6 +103,26 @@ class RunLogger(Logger):
     def _write_everything(self) -> None:
         self._metrics.save(everything=True)
         self._timing.save(everything=True)
+
+
+class Rows(Callback):
+    """Keeps the unfinished row of ``metrics.csv`` in checkpoints, so that a resumed run completes just that.
+
+    What is on the disk is no help there: it may be older than the checkpoint, as rows are not written at every step, or
+    newer, and then it holds values of steps that are to be done again.
+    """
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the row."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger) and trainer.state.fn == TrainerFn.FITTING:
+                checkpoint[_ROWS] = logger.newest_rows()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Hand the row back."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger) and _ROWS in checkpoint:
+                logger.go_on_from(checkpoint[_ROWS])
 
 
 class _EpochTable:

@@ -25,7 +25,7 @@ class Loss(nn.Module):
     Args:
         label_smoothing: Mass moved off the target and spread over all classes, in [0, 1).
     Raises:
-        ValueError: If label_smoothing is outside [0, 1).
+        UserError: If label_smoothing is outside [0, 1).
     """
 
     class_weights: Tensor | None
@@ -65,7 +65,7 @@ class CrossEntropy(Loss):
             the network itself need not favour frequent classes; 0 is off, 1 is usual. In training only: evaluation
             scores the logits that a prediction is made of.
     Raises:
-        ValueError: If label_smoothing is outside [0, 1) or logit_adjustment is negative.
+        UserError: If label_smoothing is outside [0, 1) or logit_adjustment is negative.
     Source: Szegedy et al. 2016, arXiv:1512.00567, sec. 7; Menon et al. 2020, arXiv:2007.07314, eq. 10.
     """
 
@@ -98,7 +98,7 @@ class Focal(Loss):
         gamma: How fast sure predictions stop to count, at least 0; 2 is the paper's.
         label_smoothing: Mass moved off the target and spread over all classes, in [0, 1).
     Raises:
-        ValueError: If gamma is negative or label_smoothing is outside [0, 1).
+        UserError: If gamma is negative or label_smoothing is outside [0, 1).
     Source: Lin et al. 2017, arXiv:1708.02002, eq. 4, with softmax instead of sigmoid.
     """
 
@@ -131,7 +131,7 @@ class BinaryCrossEntropy(Loss):
         target_threshold: Turn every share of a class above this into a full yes, and every other into a no, in [0, 1);
             for mixed images, which then show all of their classes. Null takes the shares as they are.
     Raises:
-        ValueError: If a value is outside [0, 1).
+        UserError: If a value is outside [0, 1).
     Source: Wightman et al. 2021, arXiv:2110.00476.
     """
 

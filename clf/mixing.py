@@ -19,7 +19,7 @@ class Mixing(nn.Module):
         probability: Share of the batches that are mixed at all, in (0, 1].
         switch_probability: Share of CutMix among them where both are on, in (0, 1).
     Raises:
-        ValueError: If a value is out of range, or nothing would ever be mixed.
+        UserError: If a value is out of range, or nothing would ever be mixed.
     Source: Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899.
     """
 

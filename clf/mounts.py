@@ -58,7 +58,7 @@ def _try(folder: Path, device: int) -> Mount:
         other.write_bytes(b"other")
         links = _works(lambda: os.link(one, _second(one)), _second(one))
         symlinks = _works(lambda: _second(one).symlink_to(one.name), _second(one))
-        renames = kind(device) not in COPIES and _works(lambda: one.replace(other)) and other.read_bytes() == b"one"
+        renames = _kind(device) not in COPIES and _works(lambda: one.replace(other)) and other.read_bytes() == b"one"
         return Mount(renames, links, symlinks)
     finally:
         for path in (one, other):
@@ -80,7 +80,7 @@ def _works(attempt: Callable[[], object], made: Path | None = None) -> bool:
     return True
 
 
-def kind(device: int) -> str:
+def _kind(device: int) -> str:
     """Look up what a filesystem calls itself, e.g. ``ext4`` or ``fuse.gcsfuse``; empty where Linux does not say."""
     number = f"{os.major(device)}:{os.minor(device)}"
     try:

@@ -74,7 +74,7 @@ class Cosine(PlannedSchedule):
         optimizer: Optimizer whose rates are scheduled.
         final: Fraction of the rate at the last step.
     Raises:
-        ValueError: If the fraction is outside [0, 1].
+        UserError: If the fraction is outside [0, 1].
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts.
     """
 
@@ -100,7 +100,7 @@ class OneCycle(PlannedSchedule):
         div_factor: The first rate is the peak divided by this, at least 1.
         final_div_factor: The last rate is the first one divided by this, at least 1.
     Raises:
-        ValueError: If a value is out of range.
+        UserError: If a value is out of range.
     Source: Smith and Topin 2018, arXiv:1708.07120.
     """
 
@@ -137,7 +137,7 @@ class Warmup:
         epochs: Length in epochs; at most a quarter of the run, so that short runs still train.
         start: Fraction of the rate at the first step.
     Raises:
-        ValueError: If epochs is negative or start outside [0, 1].
+        UserError: If epochs is negative or start outside [0, 1].
     Source: Goyal et al. 2017, arXiv:1706.02677, sec. 2.2.
     """
 

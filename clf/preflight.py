@@ -6,14 +6,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, NoReturn, get_args
+from typing import Final, get_args
 
 from clf import runs
 from clf.check.exclusion import exclusion_list
 from clf.check.findings import Subject, exit_code
+from clf.check.labels import FEW
 from clf.errors import UserError, did_you_mean
 from clf.files import replace_text, spelled_out
 from clf.latest import with_configuration
+from clf.options import OptionParser
 
 SUBJECTS: Final[tuple[Subject, ...]] = get_args(Subject)
 REFERENCE: Final = "resnet18.yaml"
@@ -60,18 +62,13 @@ def main(words: Sequence[str]) -> int:
     return code
 
 
-class _Options(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; {self.prog} --help lists the options")
-
-
 def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Take the check's own options out of the words; the rest is for the typed parser of fit."""
-    parser = _Options(prog="clf check", description=_TEXT, allow_abbrev=False)
+    parser = OptionParser(prog="clf check", description=_TEXT, allow_abbrev=False)
     text = f"look for some subjects only, with commas between them: {', '.join(SUBJECTS)} (default: all)"
     parser.add_argument("--only", metavar="SUBJECTS", type=_subjects, default=SUBJECTS, help=text)
-    text = "training images below which a class is called rare (10)"
-    parser.add_argument("--few", metavar="N", type=_whole, default=10, help=text)
+    text = f"training images below which a class is called rare ({FEW})"
+    parser.add_argument("--few", metavar="N", type=_whole, default=FEW, help=text)
     parser.add_argument("--price_per_hour", metavar="X", type=_number, help="price of an hour of this machine")
     text = "about how long training is measured for the cost (10)"
     parser.add_argument("--seconds", metavar="S", type=_number, default=10.0, help=text)

@@ -1,7 +1,6 @@
 """The processes that do one command together: who is who, what they agree on before they can talk, how they end."""
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -26,8 +25,6 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from clf.errors import Ended, UserError, said_of
 from clf.lifeline import Cause, First, Lifeline, Other
-
-log = logging.getLogger("clf")
 
 _CALLED = "CLF_CALLED"
 """What a process that Lightning's launcher starts is told by the first one of its machine, as JSON."""
@@ -197,12 +194,8 @@ class Processes:
         """Prepare for processes that this one is about to start: they inherit what they need to know."""
         if self.line is None:
             self.line = First("127.0.0.1", patience=1.0, said=self._say, forced=self._forced)
-        if isinstance(self.line, First):
-            self.address = self.line.address
-        elif self._store is not None:
-            self.address = self._store.get("address").decode()
-        called = {"node": self.place.node, "local_size": local_size, "size": size}
-        os.environ[_CALLED] = json.dumps({**called, "address": self.address, "agreed": self._agreed})
+        called = {"node": self.place.node, "local_size": local_size, "size": size, "agreed": self._agreed}
+        os.environ[_CALLED] = json.dumps({**called, "address": self.line.address})
 
     @contextmanager
     def ending_together(self) -> Iterator[None]:
@@ -233,7 +226,7 @@ class Processes:
         self.line.leave(own)
         if heard is None and self.first:
             self._end_children()
-        elif heard is None and own.message and not getattr(self.line, "orphaned", False):
+        elif heard is None and own.message and not self.line.orphaned:
             raise Ended(own.message if self.place.local_rank == 0 else "", own.code) from error  # the first speaks
         elif heard is not None:
             self._end_children()
@@ -241,7 +234,7 @@ class Processes:
 
     def _say(self, cause: Cause) -> None:
         """Say why all end, once on each machine."""
-        orphaned = getattr(self.line, "orphaned", False)
+        orphaned = self.line is not None and self.line.orphaned
         if cause.message and (self.place.local_rank == 0 or (orphaned and self.place.rank == 1)):
             print(f"clf: {cause.message}", file=sys.stderr)
 

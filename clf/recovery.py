@@ -1,6 +1,7 @@
 """Which checkpoint a word means: the file of that name, or the next best where it is damaged."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,11 +35,19 @@ def find(run: Run, choice: str) -> Path:
             return path
         tried.append(problem)
     if not wanted.is_file() and len(tried) == 1:
-        return run.checkpoint(choice)  # says what there is
+        raise UserError(f"ckpt_path={choice!r}: {run}/checkpoints/{wanted.name} {_how_it_is_missing(wanted)}")
     raise UserError(
         f"ckpt_path={choice!r}: {run} has no checkpoint that can be read: {'; '.join(tried)}; "
         "copy the files from a backup, or start anew without --ckpt_path"
     )
+
+
+def _how_it_is_missing(wanted: Path) -> str:
+    if os.path.lexists(wanted):
+        return "leads to no file; remove it"
+    others = sorted(path.name for path in wanted.parent.glob("*.ckpt"))
+    there = f"the folder has {', '.join(others)}" if others else "no checkpoint was written there"
+    return f"does not exist; {there}"
 
 
 def _candidates(folder: Path, wanted: Path) -> Iterator[Path]:

@@ -57,21 +57,6 @@ class Run:
         """Whether there is something to go on from, of whatever kind and in whatever state."""
         return any(os.path.lexists(self.checkpoints / name) for name in (LAST, PREVIOUS))
 
-    def checkpoint(self, choice: str) -> Path:
-        """Find ``last`` or ``best``.
-
-        Raises:
-            UserError: If there is none; says where it was looked for and what there is.
-        """
-        file = self.checkpoints / f"{choice}.ckpt"
-        if file.is_file():
-            return file
-        if os.path.lexists(file):
-            raise UserError(f"ckpt_path={choice!r}: {self}/checkpoints/{choice}.ckpt leads to no file; remove it")
-        others = sorted(path.name for path in self.checkpoints.glob("*.ckpt"))
-        there = f"the folder has {', '.join(others)}" if others else "no checkpoint was written there"
-        raise UserError(f"ckpt_path={choice!r}: {self}/checkpoints/{choice}.ckpt does not exist; {there}")
-
 
 def reserve(name: str) -> Run:
     """Make the next free directory of a name; several processes never get the same one.

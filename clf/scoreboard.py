@@ -10,6 +10,7 @@ from rich.text import Text
 
 from clf import results
 from clf.data.samples import SCORED_SPLITS
+from clf.errors import printable
 from clf.pages import render_page
 from clf.statistics import p_text
 
@@ -23,8 +24,8 @@ _LEAST_WIDTH = 120  # Where nobody watches, a table is not squeezed into 80 colu
 def as_text(report: Report) -> str:
     """Lay a report of `clf.compare.make_report` out for a terminal."""
     parts = [_settings(report), *(_runs(report, split) for split in report["splits"]), _comparisons(report)]
-    parts.append("\n".join(_plain(each["sentence"]) for each in report["comparisons"]))
-    parts.append("\n".join(f"note: {_plain(note)}" for note in report["notes"]))
+    parts.append("\n".join(printable(each["sentence"]) for each in report["comparisons"]))
+    parts.append("\n".join(f"note: {printable(note)}" for note in report["notes"]))
     return "\n\n".join(parts)
 
 
@@ -119,12 +120,12 @@ def changes(report: Report) -> list[tuple[str, str, str, str]]:
 def _settings(report: Report) -> str:
     if not report["settings"]:
         return "configurations: no difference but for seed and name"
-    table = _table("run", "setting", _plain(report["sides"][0]), "here")
+    table = _table("run", "setting", printable(report["sides"][0]), "here")
     named = ""
     for change in changes(report):
         table.add_row(*map(_cell, ("" if change[0] == named else change[0], *change[1:])))
         named = change[0]
-    return f"configurations: what differs from {_plain(report['sides'][0])}\n{_draw(table)}"
+    return f"configurations: what differs from {printable(report['sides'][0])}\n{_draw(table)}"
 
 
 def _runs(report: Report, split: str) -> str:
@@ -141,7 +142,7 @@ def _runs(report: Report, split: str) -> str:
         mean = group["splits"][split]
         top1 = f"top-1 {averaged(mean['acc_top1'], scale=100, digits=2)} %"
         others = f"macro F1 {averaged(mean['f1_macro'])}, ECE {averaged(mean['ece'])}"
-        lines.append(f"  {_plain(group['name'])}: {top1}, {others} (mean ± sd of {len(group['runs'])} runs)")
+        lines.append(f"  {printable(group['name'])}: {top1}, {others} (mean ± sd of {len(group['runs'])} runs)")
     return "\n".join(lines)
 
 
@@ -153,7 +154,7 @@ def _comparisons(report: Report) -> str:
         chances = [p_text(each[key]) for key in ("p", *more)]
         table.add_row(*map(_cell, (each["other"], *numbers, *chances)))
     images = " and ".join(SCORED_SPLITS[split] for split in report["splits"])
-    return f"against {_plain(report['sides'][0])}, on the same images of {images}\n{_draw(table)}\n{method(report)}"
+    return f"against {printable(report['sides'][0])}, on the same images of {images}\n{_draw(table)}\n{method(report)}"
 
 
 def _table(*columns: str) -> Table:
@@ -169,16 +170,11 @@ def _draw(table: Table) -> str:
 
 
 def _cell(text: str) -> Text:
-    return Text(_short(_plain(text), _LONGEST_VALUE))
+    return Text(_short(printable(text), _LONGEST_VALUE))
 
 
 def _short(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def _plain(text: str) -> str:
-    """Spell out what would move a terminal's cursor or turn the direction of writing."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 # --------------------------------------------------------------------------------------------------------------- page

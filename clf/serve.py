@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError
+from clf.options import OptionParser
 from clf.service.settings import PREFIX, Settings
 
 _DRAIN = 10  # seconds that a stopping server gives to answers beyond the longest that a request may take
@@ -104,33 +105,25 @@ def _logging(level: str) -> dict[str, Any]:
     }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, with a suggestion."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"clf serve: {message}; clf serve --help lists the flags")
-
-
 def _parse(words: Sequence[str]) -> dict[str, str]:
-    parser = _Parser(
+    parser = OptionParser(
         prog="clf serve",
         description="Serve an exported model over HTTP, with a page at /. Every flag has a variable; the flag wins.",
         epilog=f"{PREFIX}API_KEY has no flag, because command lines can be read by everybody on the machine: when set, "
         "requests need it in the header X-API-Key, or as Authorization: Bearer. /health and /ready never do.",
         allow_abbrev=False,
     )
-    options = []
     for each in fields(Settings):
         if not each.metadata.get("flag", True):
             continue
-        options.append(f"--{each.name}")
         choices = f": {', '.join(each.metadata['choices'])}" if "choices" in each.metadata else ""
         default = f"; default {each.default}" if each.default != "" else ""
         help_ = f"{each.metadata['text']}{choices} ({PREFIX}{each.name.upper()}{default})"
         metavar = {"model": "DIR", "uploads_dir": "DIR", "processed_dir": "DIR"}.get(each.name, each.name.upper())
-        parser.add_argument(options[-1], metavar=metavar, help=help_, default=argparse.SUPPRESS)
+        parser.add_argument(f"--{each.name}", metavar=metavar, help=help_, default=argparse.SUPPRESS)
     space, unknown = parser.parse_known_args(list(words))
+    if unknown and unknown[0].startswith("--api_key"):
+        parser.error(f"unknown argument {unknown[0]!r}; set {PREFIX}API_KEY")
     if unknown:
-        hint = f"; set {PREFIX}API_KEY" if unknown[0].startswith("--api_key") else did_you_mean(unknown[0], options)
-        parser.error(f"unknown argument {unknown[0]!r}{hint}")
+        parser.refuse(unknown[0])
     return {name: str(value) for name, value in vars(space).items()}

@@ -4,9 +4,9 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from clf.errors import UserError, did_you_mean
+from clf.options import OptionParser
 from clf.yamlfile import SHIPPED, shipped_configs
 
 _REFERENCE = "resnet18.yaml"
@@ -98,13 +98,8 @@ def _write_new(path: Path, content: bytes) -> None:
             raise
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"clf configs: {message}; clf configs --help says more")
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = OptionParser(
         prog="clf configs",
         description="List the shipped configs with their headers, or copy them to change them.",
         epilog=_EPILOG,
@@ -116,8 +111,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("names", metavar="NAME", nargs="*", help=text)
     flags, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        hint = did_you_mean(unknown[0].split("=")[0], ["--copy", "--help"])
-        parser.error(f"unknown argument {unknown[0]!r}{hint}")
+        parser.refuse(unknown[0])
     if flags.names and flags.copy is None:
         parser.error(f"{flags.names[0]!r} goes with --copy DIR; without it, all are listed")
     if flags.copy == "":

@@ -7,14 +7,15 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from clf.data.combinations import read_groups
-from clf.data.filling import TIGHTNESS, count_labels, find_gaps, train_samples, typical_heights
-from clf.data.layout import name_some, near
+from clf.data.filling import TIGHTNESS, find_gaps, rarest_first, train_samples, typical_heights
+from clf.data.layout import near
 from clf.data.rendering import Group, Order, Style, is_number, write
 from clf.data.synthetic import CLASSES, SyntheticJerseys
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, name_some
+from clf.options import OptionParser
 
 Flags = Mapping[str, Any]
 
@@ -82,7 +83,7 @@ def _fill(flags: Flags) -> None:
     find_gaps({}, below=below, to=to)
     root, output = _places(flags)
     samples = train_samples(root, label_key=flags.get("label_key"))
-    counts = count_labels(samples)
+    counts = rarest_first(samples)
     gaps = find_gaps(counts, below=below, to=to)
     print(f"{root}: {len(counts)} classes, {len(samples)} training images")
     if full := [label for label in counts if is_number(label) and label not in gaps]:
@@ -143,19 +144,10 @@ def _style(flags: Flags) -> Style:
     return Style(**{key: flags[key] for key in (*STYLE, "tightness") if key in flags})
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"clf synth: {message}; clf synth --help lists the flags")
-
-
 def _parse(argv: Sequence[str]) -> dict[str, Any]:
     """Read the flags that were given, and refuse those that do not go together."""
     parser = _parser()
-    space, unknown = parser.parse_known_args(argv)
-    flags = vars(space)
-    if unknown:
-        known = re.findall(r"--\w+", parser.format_help())
-        parser.error(f"unknown argument {unknown[0]!r}{did_you_mean(unknown[0].split('=')[0], known)}")
+    flags = vars(parser.parse(argv))
     if "fill" in flags and "spec" in flags:
         parser.error("--fill and --spec are two commands; give one of them")
     mode = next((mode for mode in ("fill", "spec") if mode in flags), "")
@@ -167,8 +159,8 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
     return flags
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> OptionParser:
+    parser = OptionParser(
         prog="clf synth",
         description="Render jersey numbers, as folders with annotations.jsonl: a dataset, the rare classes of a real "
         "one (--fill), or chosen numbers and colours (--spec).",

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from clf import logs
 from clf.cli import CLI
@@ -24,8 +23,6 @@ def run(verb: str, words: Sequence[str]) -> int:
     Raises:
         UserError: For mistakes in usage, configuration or data.
     """
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a class_path may name a file in the working folder
     processes = Processes(find_place())
     if verb == "export" and processes.external:
         raise UserError(f"clf export is the work of one process; leave out {processes.place.starter}")

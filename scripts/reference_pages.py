@@ -1,5 +1,6 @@
 """The reference pages of the site: what stands where one says ``<!-- site: KIND WORDS -->``, made from the code."""
 
+import ast
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ class Reference:
             "configs": self._shipped,
             "help": self._help,
             "keys": self._keys,
+            "modules": self._modules,
             "options": self._options,
         }
         if kind not in makers:
@@ -115,6 +117,13 @@ class Reference:
         if code != 0:
             log.warning("clf %s --help ended with %d", " ".join(words), code)
         yield f"```text\n{printed.getvalue().rstrip()}\n```"
+
+    def _modules(self) -> Iterator[str]:
+        """List the modules of the package, each with the first line of its docstring."""
+        root = self._configs.parent
+        texts = {path.relative_to(root): path.read_text("utf-8") for path in sorted((root / "clf").rglob("*.py"))}
+        said = {path: (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0] for path, text in texts.items()}
+        yield "\n".join(f"- `{path.as_posix()}`: {line}" for path, line in said.items())
 
     def _shipped(self, folder: str) -> Iterator[str]:
         """Show the shipped configurations of a folder: what their header says, then what they say."""

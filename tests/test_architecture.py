@@ -23,7 +23,7 @@ HOUSE = (
     ("F4", {"cli", "compare", "predict_onnx", "serve", "shipped", "synth"}),
     ("F4", {"endings"}),
     ("F4", {"attaching", "latest", "session"}),
-    ("F4", {"invocation", "parser"}),
+    ("F4", {"invocation", "options", "parser"}),
     ("F3", {"check"}),
     ("F3", {"callbacks", "finders", "loggers", "service"}),
     ("F2", {"comparison", "evaluation", "export", "pictures", "report", "scoreboard"}),

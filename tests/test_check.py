@@ -2,24 +2,27 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from datasets import draw, draw_folders, table, write_rows
 from PIL import Image
 from test_scan import plant
 
+from clf.check.duplicates import _EXACT, _NEAR
 from clf.check.looks import Looks
-from clf.data.scan import Seen
+from clf.data.scan import Problem, Seen
 from clf.data.synthetic import SyntheticJerseys
 from clf.main import main
 
+ROOT = Path(__file__).parent.parent
 DATA = ("--only", "files,duplicates,labels")
 TINY = """
 model: {arch: test_resnet, pretrained: false, image_size: 32, warmup_epochs: 0}
@@ -257,6 +260,15 @@ def test_a_mistake_in_usage_is_one_message(
     assert main(["check", *words]) == 2
     err = capsys.readouterr().err.splitlines()
     assert message in err[-1]
+
+
+def test_the_documents_name_every_rule() -> None:
+    sources = [*(ROOT / "clf/check").glob("*.py"), ROOT / "clf/diagnosis.py"]
+    rules = {rule for path in sources for rule in re.findall(r'[Ff]inding\(\s*"([a-z-]+)"', path.read_text("utf-8"))}
+    rules |= {rule for each in (_EXACT, _NEAR) for rule in (each.leak, each.label, each.twice)} | {*get_args(Problem)}
+    pages = ((ROOT / f"docs/howto/{name}.md").read_text("utf-8") for name in ("check", "cost"))
+    assert len(rules) > 40
+    assert rules - {word for page in pages for word in re.findall(r"`([a-z-]+)`", page)} == set()
 
 
 def test_ctrl_c_ends_a_check_at_once_and_without_a_traceback(

@@ -22,7 +22,7 @@ from clf.callbacks.early_stopping import EarlyStopping
 from clf.callbacks.timing import Timing
 from clf.check.augmentation import what_is_read
 from clf.check.before_fit import tell
-from clf.check.configuration import configuration
+from clf.check.configuration import check_configuration
 from clf.check.findings import Finding
 from clf.check.plan import count_processes, plan
 from clf.composed import composed
@@ -73,7 +73,7 @@ def check(
     images = image_data(root, **{"augment": "light", **(data or {})})
     classifier = tiny(classes=images.classes, **(model or {}))
     images.bind(classifier.preprocessing)
-    found = configuration(
+    found = check_configuration(
         images, classifier, trainer=TRAINER | (trainer or {}), callbacks={**CALLBACKS, **(callbacks or {})}
     )
     return {finding.rule: finding for finding in found}
@@ -415,7 +415,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_shipped_configuration_has_nothing_to_warn_of(name: str, photos: Path, crops: Path, workdir: Path) -> None:
     root = crops if name in ("demo.yaml", "jersey_numbers.yaml") else photos
     with composed("fit", ["--config", name, "--data.root", str(root), "--data.batch_size", "4"]) as made:
-        found = configuration(made.datamodule, made.model, trainer=made.configured, callbacks=made.watching)
+        found = check_configuration(made.datamodule, made.model, trainer=made.configured, callbacks=made.watching)
     assert {finding.rule for finding in found if finding.severity != "note"} == set()
 
 

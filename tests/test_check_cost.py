@@ -22,7 +22,7 @@ from clf import finders
 from clf.callbacks.early_stopping import EarlyStopping
 from clf.callbacks.ema import EMA
 from clf.check import memory
-from clf.check.cost import Cost, cost, predict
+from clf.check.cost import Cost, measure_cost, predict
 from clf.check.findings import Finding
 from clf.check.plan import Plan
 from clf.check.probe import Probe, Span
@@ -109,7 +109,7 @@ def measure(
     data.trainer = trainer
     state, before = copy.deepcopy(classifier.state_dict()), sorted(root.rglob("*"))
     try:
-        return cost(
+        return measure_cost(
             trainer,
             classifier,
             data,
@@ -181,7 +181,7 @@ def test_a_batch_that_does_not_fit_into_the_gpu_is_an_error_that_names_its_key(p
 def test_what_a_command_line_would_train_is_measured_with_its_workers(pets: Path, workdir: Path) -> None:
     words = ["--config", "demo.yaml", "--data.root", str(pets), "--data.batch_size", "4", "--data.num_workers", "1"]
     with composed("fit", [*words, "--model.arch", "test_resnet", "--trainer.max_time", "00:00:00:30"]) as made:
-        found, _ = cost(
+        found, _ = measure_cost(
             *(made.trainer, made.model, made.datamodule),
             settings=made.configured,
             callbacks=made.watching,

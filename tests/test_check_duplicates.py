@@ -8,7 +8,7 @@ import pytest
 from datasets import draw
 from PIL import Image, ImageDraw
 
-from clf.check.duplicates import duplicates
+from clf.check.duplicates import check_duplicates
 from clf.check.findings import Finding
 from clf.check.looks import Looks, _candidates
 from clf.data.samples import Sample, Samples, Split
@@ -21,7 +21,7 @@ def look(listing: Mapping[Split, list[Sample]]) -> list[Finding]:
     files = Files(splits)
     looks = Looks(len(files.paths))
     assert scan(files.paths, look=looks.add) == {}
-    return duplicates(splits, files, looks)
+    return check_duplicates(splits, files, looks)
 
 
 def rules(found: list[Finding]) -> dict[str, tuple[str, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from clf.check.findings import Finding
-from clf.check.labels import labels
+from clf.check.labels import check_labels
 from clf.data.samples import Sample, Samples, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -18,7 +18,7 @@ def look(*splits: dict[str, int], **options: Any) -> dict[str, Finding]:
         split: Samples(Sample(f"{split}/{at}.jpg", name) for name, count in counts.items() for at in range(count))
         for split, counts in zip(SPLITS, splits, strict=False)
     }
-    found = labels(listing, **options)
+    found = check_labels(listing, **options)
     assert len({finding.rule for finding in found}) == len(found)
     assert {finding.subject for finding in found} <= {"labels"}
     return {finding.rule: finding for finding in found}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, did_you_mean, name_some
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,11 @@ def test_a_stricter_question_has_fewer_answers() -> None:
 
 def test_options_may_come_from_anything_that_can_be_walked_over_once() -> None:
     assert did_you_mean("emma", (name for name in ("checkpoint", "ema"))) == "; did you mean 'ema'?"
+
+
+def test_long_lists_are_cut_short_and_counted() -> None:
+    assert name_some(["a", "b"]) == "'a', 'b'"
+    assert name_some(list("abcde")) == "'a', 'b', 'c' and 2 more"
 
 
 def test_a_user_error_can_be_caught_as_a_value_error() -> None:

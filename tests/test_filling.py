@@ -8,7 +8,7 @@ from datasets import draw, draw_folders, write_rows
 from PIL import Image
 
 from clf.data import filling
-from clf.data.filling import count_labels, find_gaps, train_samples, typical_heights
+from clf.data.filling import find_gaps, rarest_first, train_samples, typical_heights
 from clf.data.samples import Sample
 from clf.errors import UserError
 
@@ -26,19 +26,19 @@ def test_limits_that_fill_nothing_are_refused(below: int, to: int) -> None:
 
 def test_labels_are_counted_rarest_first() -> None:
     samples = [Sample("x.jpg", label) for label in ("1", "0", "1", "00", None)]
-    assert list(count_labels(samples).items()) == [("0", 1), ("00", 1), ("1", 2)]
+    assert list(rarest_first(samples).items()) == [("0", 1), ("00", 1), ("1", 2)]
 
 
 def test_only_the_training_split_is_counted_in_whatever_layout(tmp_path: Path) -> None:
     draw_folders(tmp_path / "folders", {"train/7": 3, "train/00": 1, "valid/7": 2, "test/00": 2})
     write_rows(tmp_path / "rows", "train/a.jsonl", *({"image": f"{n}.jpg", "number": "7"} for n in range(3)))
-    assert count_labels(train_samples(str(tmp_path / "folders"))) == {"00": 1, "7": 3}
-    assert count_labels(train_samples(str(tmp_path / "rows"), label_key="number")) == {"7": 3}
+    assert rarest_first(train_samples(str(tmp_path / "folders"))) == {"00": 1, "7": 3}
+    assert rarest_first(train_samples(str(tmp_path / "rows"), label_key="number")) == {"7": 3}
 
 
 def test_validation_is_not_carved_from_what_is_counted(tmp_path: Path) -> None:
     draw_folders(tmp_path, {"train/7": 10, "train/8": 10})
-    assert count_labels(train_samples(str(tmp_path))) == {"7": 10, "8": 10}
+    assert rarest_first(train_samples(str(tmp_path))) == {"7": 10, "8": 10}
 
 
 def test_a_dataset_without_training_images_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import touch
 
-from clf.data.layout import Tree, is_image, name_some, scan
+from clf.data.layout import Tree, is_image, scan
 from clf.errors import UserError
 
 
@@ -109,8 +109,3 @@ def test_folder_that_cannot_be_listed_is_refused_by_its_name(tmp_path: Path) -> 
 @pytest.mark.parametrize(("path", "image"), [("a.JPG", True), ("a.tiff", True), ("a.jpg.txt", False), ("jpg", False)])
 def test_images_are_told_by_their_suffix_in_any_case(path: str, image: bool) -> None:
     assert is_image(path) is image
-
-
-def test_long_lists_are_cut_short_and_counted() -> None:
-    assert name_some(["a", "b"]) == "'a', 'b'"
-    assert name_some(list("abcde")) == "'a', 'b', 'c' and 2 more"

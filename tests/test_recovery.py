@@ -12,6 +12,7 @@ from datasets import draw_folders
 from test_cli import FIT, STOP, TINY, assert_equal, weights
 
 from clf import recovery, sums
+from clf.errors import UserError
 from clf.main import main
 from clf.runs import Run
 
@@ -139,6 +140,18 @@ def test_a_run_without_a_whole_checkpoint_ends_with_all_that_was_tried(
     assert message.startswith(f"clf: ckpt_path='last': {RUN.parent} has no checkpoint that can be read: last.ckpt is")
     for path in RUN.glob("*.ckpt"):
         assert f"{path.name} is damaged" in message
+
+
+def test_a_missing_checkpoint_is_answered_with_what_there_is(workdir: Path) -> None:
+    run = Run(Path("runs/exp/001"))
+    run.checkpoints.mkdir(parents=True)
+    missing = "ckpt_path='best': runs/exp/001/checkpoints/best.ckpt does not exist; "
+    with pytest.raises(UserError, match=f"^{missing}no checkpoint was written there$"):
+        recovery.find(run, "best")
+    for name in ("last.ckpt", "epoch=1.ckpt", "notes.txt"):
+        (run.checkpoints / name).touch()
+    with pytest.raises(UserError, match=f"^{missing}the folder has epoch=1.ckpt, last.ckpt$"):
+        recovery.find(run, "best")
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_started_again(folder: Path) -> None:

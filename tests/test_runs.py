@@ -246,20 +246,6 @@ def test_a_checkpoint_outside_of_a_run_has_no_run(workdir: Path) -> None:
 # Checkpoints
 
 
-def test_last_and_best_are_files_of_the_run(workdir: Path) -> None:
-    run = save(start(), "last.ckpt", "best.ckpt")
-    assert run.checkpoint("last") == Path("runs/exp/001/checkpoints/last.ckpt")
-    assert run.checkpoint("best") == Path("runs/exp/001/checkpoints/best.ckpt")
-
-
-def test_a_missing_checkpoint_is_answered_with_what_there_is(workdir: Path) -> None:
-    run = start()
-    missing = "ckpt_path='best': runs/exp/001/checkpoints/best.ckpt does not exist; "
-    assert refusal(run.checkpoint, "best") == missing + "no checkpoint was written there"
-    save(run, "last.ckpt", "epoch=1.ckpt", "notes.txt")
-    assert refusal(run.checkpoint, "best") == missing + "the folder has epoch=1.ckpt, last.ckpt"
-
-
 @pytest.mark.parametrize("value", ["https://example.org/a.ckpt", "s3://bucket/a.ckpt", "file:///a.ckpt"])
 def test_a_url_is_no_checkpoint(workdir: Path, value: str) -> None:
     assert refusal(runs.checkpoint_file, value) == (

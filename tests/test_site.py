@@ -136,6 +136,13 @@ def test_the_first_page_is_the_readme_and_its_links_lead_somewhere(site: Path) -
     assert [link for link in local if not (site / link).exists()] == []
 
 
+def test_every_module_is_listed_with_its_purpose(site: Path) -> None:
+    said = plain(read(site, "architecture"))
+    modules = [path.relative_to(ROOT).as_posix() for path in (ROOT / "clf").rglob("*.py")]
+    assert [name for name in modules if f"{name}: " not in said] == []
+    assert "clf/sums.py: SHA256SUMS beside checkpoints: what each file should hold, as sha256sum -c reads it." in said
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_shipped_config_is_shown_whole(site: Path, name: str) -> None:
     html = read(site, "reference/configs")

@@ -94,7 +94,7 @@ def worker_counts(cores: int, *, configured: int) -> list[int]:
 
 def configured_workers(data: ImageData) -> int:
     """Say how many workers the configuration means here: ``auto`` depends on the machine."""
-    return data.train_dataloader()._settings.num_workers  # what was corrected to fit, not what was wished
+    return data.train_dataloader().settings.num_workers  # what was corrected to fit, not what was wished
 
 
 def sweep(made: Composed, *, seconds: float) -> dict[int, Series]:
@@ -105,7 +105,7 @@ def sweep(made: Composed, *, seconds: float) -> dict[int, Series]:
     parts: dict[int, list[Series]] = {count: [] for count in counts}
     for count in [*counts, *reversed(counts)]:
         log.info("the train loader with data.num_workers=%d", count)
-        parts[count].append(loader_series(made, data, workers=count, seconds=seconds / 2, repeats=3))
+        parts[count].append(loader_series(data, workers=count, seconds=seconds / 2, repeats=3))
     return {count: _joined(str(count), each) for count, each in parts.items()}
 
 
@@ -115,7 +115,6 @@ def _joined(name: str, parts: Sequence[Series]) -> Series:
 
 
 def loader_series(
-    made: Composed,
     data: ImageData,
     *,
     workers: int,
@@ -127,7 +126,6 @@ def loader_series(
     """Measure what a train loader delivers once its workers are at work and what they had made ahead is used up.
 
     Args:
-        made: What was composed.
         data: Whose loader.
         workers: Processes that load.
         seconds: About how long, all repeats together.
@@ -137,10 +135,9 @@ def loader_series(
     """
     loader = train_loader(data, workers=workers)
     taken: list[tuple[float, int]] = []
-    ahead = 1 + workers * (made.options.prefetch_factor or 2)
     with closing(loader), closing(_endless(data, loader)) as batches:
         start = perf_counter()
-        for _ in range(ahead):
+        for _ in range(1 + loader.settings.made_ahead):
             consume(next(batches))
             if perf_counter() - start > seconds:
                 break
@@ -202,7 +199,7 @@ def measure_cache(made: Composed, *, rate: float, seconds: float) -> dict[str, S
         log.info("data.cache was not measured: %s", error)
         return None
     workers = configured_workers(made.datamodule)
-    return {"ram": loader_series(made, data, workers=workers, seconds=seconds, repeats=6)}
+    return {"ram": loader_series(data, workers=workers, seconds=seconds, repeats=6)}
 
 
 def _report(

@@ -108,7 +108,7 @@ def _watch(clock: Clock, *, compiled: bool) -> Any:
             if trainer.strategy.root_device.type == "cuda":
                 torch.cuda.synchronize()
             clock.end("first step")
-            workers = trainer.train_dataloader._settings.num_workers
+            workers = trainer.train_dataloader.settings.num_workers
             print(json.dumps({"phases": clock.phases, "num_workers": workers, "compile": compiled}), flush=True)
 
     return Watch()

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from clf.errors import UserError, did_you_mean
+from clf.options import OptionParser, require_file
 
 KINDS = {
     "data": "reading, decoding, augmenting; the train loader with 0, 1, 2, … workers",
@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"no benchmark {kind!r}{did_you_mean(kind, KINDS)}; `clf bench --help` lists them")
     options, keys = _parse(kind, rest)
     if options.json not in (None, "-"):
-        _require_file(options.json)
+        require_file("--json", options.json)
     from clf.bench.measuring import Report, write
 
     measure: Callable[[Any, list[str]], Report]
@@ -73,14 +73,9 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-class _Options(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; {self.prog} --help lists the options")
-
-
 def _parse(kind: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Take the benchmark's own options out of the words; the rest is for the typed parser of the Trainer's verbs."""
-    parser = _Options(prog=f"clf bench {kind}", description=_TEXTS[kind], allow_abbrev=False)
+    parser = OptionParser(prog=f"clf bench {kind}", description=_TEXTS[kind], allow_abbrev=False)
     if kind == "startup":
         parser.add_argument("--repeats", metavar="N", type=_repeats, default=3, help="processes to time (3)")
     else:
@@ -95,14 +90,6 @@ def _parse(kind: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[st
     text = "print JSON instead of tables, or write it to FILE beside them"
     parser.add_argument("--json", metavar="FILE", nargs="?", const="-", help=text)
     return parser.parse_known_args(list(words))
-
-
-def _require_file(name: str) -> None:
-    """Refuse now what could not be written after minutes of measuring."""
-    if Path(name).is_dir():
-        raise UserError(f"--json {name!r} is a folder; choose a file")
-    if not Path(name).absolute().parent.is_dir():
-        raise UserError(f"--json {name}: there is no such folder; choose another file")
 
 
 def _seconds(text: str) -> float:

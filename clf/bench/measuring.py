@@ -5,7 +5,6 @@ import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any, Final
 
@@ -13,10 +12,8 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from clf import results
+from clf import options, results
 from clf.environment import environment
-from clf.errors import UserError
-from clf.files import replace_text
 
 REPEATS: Final = 5
 """How often a thing is measured, at least."""
@@ -214,12 +211,7 @@ def write(report: Report, *, json_file: str | None) -> None:
         return
     print(report.as_text())
     if json_file is not None:
-        try:
-            replace_text(Path(json_file), report.as_json())
-        except (OSError, ValueError) as error:  # ValueError: no name at all
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{json_file!r} cannot be written: {reason}; choose another file") from error
-        print(f"written: {json_file}")
+        options.write(json_file, report.as_json())
 
 
 def spread(values: Sequence[float]) -> float:

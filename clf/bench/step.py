@@ -3,8 +3,6 @@
 import argparse
 import copy
 import logging
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
@@ -27,6 +25,7 @@ from clf.bench.measuring import (
     milliseconds,
     times_within,
 )
+from clf.check.memory import peak
 from clf.composed import Composed, composed
 from clf.data.loading import Batch
 from clf.environment import has_bfloat16
@@ -170,8 +169,7 @@ def peak_memory(step: Step, batch: Batch) -> int:
         step(batch)
         step.wait()
         return int(torch.cuda.max_memory_allocated(step.device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak()
 
 
 def measure_parts(step: Step, batch: Batch) -> list[Series]:
@@ -236,8 +234,8 @@ def _beside(made: Composed, step: Step, *, seconds: float) -> tuple[Series, Seri
     """Measure the loader by itself, and training: the loader with the step."""
     workers = configured_workers(made.datamodule)
     log.info("the train loader with data.num_workers=%d, by itself and with the step", workers)
-    alone = loader_series(made, made.datamodule, workers=workers, seconds=seconds)
-    together = loader_series(made, made.datamodule, workers=workers, seconds=seconds, consume=step, settle=step.wait)
+    alone = loader_series(made.datamodule, workers=workers, seconds=seconds)
+    together = loader_series(made.datamodule, workers=workers, seconds=seconds, consume=step, settle=step.wait)
     return alone, together
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from clf.checkpoints import read_weights
 from clf.classifier import Classifier
-from clf.data.roots import folder_of
 from clf.data.samples import SCORED_SPLITS
 from clf.errors import UserError
 from clf.evaluation import Evaluation
@@ -110,7 +109,8 @@ class Mistakes(Callback):
 
     def _draw(self, trainer: Trainer, classifier: Classifier, found: Found) -> None:
         heat = self._heat(trainer, classifier, found.rows)
-        places = _below(_roots(trainer), [path for path, *_ in found.rows])
+        roots = trainer.datamodule.catalogue.roots  # type: ignore[attr-defined]
+        places = _below(roots, [path for path, *_ in found.rows])
         tiles = [
             Tile(path, label, None if math.isnan(sure) else named, sure, place, heat=where)
             for (path, label, named, sure), place, where in zip(found.rows, places, heat, strict=True)
@@ -189,11 +189,6 @@ def _best_weights(trainer: Trainer) -> dict[str, Tensor] | None:
     start = "network."
     weights = read_weights(Path(path))
     return {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
-
-
-def _roots(trainer: Trainer) -> list[str]:
-    root = trainer.datamodule.root  # type: ignore[attr-defined]
-    return [folder_of(each) for each in ([root] if isinstance(root, str) else root or [])]
 
 
 def _below(roots: Sequence[str], paths: Sequence[str]) -> list[str]:

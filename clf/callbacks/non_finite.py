@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
-from clf.errors import UserError, WorkFailed
+from clf.errors import UserError, WorkFailed, name_some
 
 log = logging.getLogger("clf")
 
@@ -151,11 +151,8 @@ def _paths(trainer: Trainer, split: str) -> Any:
     return data.samples(split).paths if hasattr(data, "samples") else []
 
 
-def _shown(paths: list[str], most: int = 3) -> str:
-    if not paths:
-        return ""
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return f" ({', '.join(paths[:most])}{more})"
+def _shown(paths: list[str]) -> str:
+    return f" ({name_some(paths, write=str)})" if paths else ""
 
 
 def _when(step: int, epoch: int, rate: float) -> str:

@@ -44,7 +44,7 @@ class SamplerDistribution(Callback):
         except UserError as error:
             log.warning("sampler.csv was not continued: %s", error)
             return
-        draws[epoch] = data.class_draws(epoch)
+        draws[epoch] = data.drawing.class_draws(epoch)
         replace_csv(path, _COLUMNS, _rows(draws, data.classes))
         drawn, expected = zip(*draws.values(), strict=True)
         self.pictures.draw(

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from lightning.pytorch import Callback
 
-from clf.check.configuration import configuration
+from clf.check.configuration import check_configuration
 from clf.check.findings import SEVERITIES, Finding
-from clf.check.labels import labels
+from clf.check.labels import check_labels
 from clf.classifier import Classifier
 from clf.data.datamodule import ImageData
 from clf.errors import UserError
@@ -38,7 +38,7 @@ def look(
     """Look at configuration and labels, and say what is wrong with them.
 
     Args:
-        data: See `clf.check.configuration.configuration`.
+        data: See `clf.check.configuration.check_configuration`.
         model: See there.
         trainer: See there.
         callbacks: See there.
@@ -46,8 +46,8 @@ def look(
     Raises:
         UserError: See `tell`.
     """
-    found = configuration(data, model, trainer=trainer, callbacks=callbacks)
-    found += labels({split: data.catalogue.found(split) for split in data.available})
+    found = check_configuration(data, model, trainer=trainer, callbacks=callbacks)
+    found += check_labels({split: data.catalogue.found(split) for split in data.available})
     tell(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)), resumes=resumes)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
 from clf.check.augmentation import check_augmentation
-from clf.check.findings import SEVERITIES, Finding, Severity
+from clf.check.findings import Finding, Severity
 from clf.check.monitors import check_monitors
 from clf.check.plan import Plan, plan
 from clf.classifier import Classifier
@@ -35,7 +35,7 @@ _BFLOAT16 = ("bf16", "bf16-mixed", "bf16-true")
 _FEW = 0.1  # Share of the batches below which a limit looks forgotten.
 
 
-def configuration(
+def check_configuration(
     data: ImageData, model: Classifier, *, trainer: Mapping[str, Any], callbacks: Mapping[str, Callback | None]
 ) -> list[Finding]:
     """Look for what spoils a run that was configured like this; opens some images, but decodes none.
@@ -45,8 +45,6 @@ def configuration(
         model: Its model; nothing is computed with it.
         trainer: Its trainer's settings, as configured.
         callbacks: Its callbacks by name; None is switched off.
-    Returns:
-        The worst first.
     Raises:
         UserError: If the data cannot be listed.
     """
@@ -54,7 +52,7 @@ def configuration(
     schedule = _schedule(model)
     watching = {f"callbacks.{name}": each for name, each in callbacks.items() if each is not None}
     watching |= {f"trainer.callbacks.{at}": each for at, each in enumerate(trainer["callbacks"] or [])}
-    found = [
+    return [
         *check_monitors(model, watching, schedule=schedule, plan=run),
         *check_augmentation(data.augment, data.classes, preprocessing=model.preprocessing),
         *_check_batches(data, trainer, run),
@@ -63,7 +61,6 @@ def configuration(
         *_check_sizes(data, model),
         *_check_splits(data),
     ]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _finding(rule: str, severity: Severity, message: str) -> Finding:

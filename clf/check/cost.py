@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -15,9 +15,6 @@ from clf.check.probe import Probe, Span, probe
 from clf.classifier import Classifier
 from clf.data.datamodule import ImageData
 from clf.preprocess import UnreadableImage
-
-SECONDS: Final = 10.0
-"""About how long training is measured."""
 
 _MUCH_WAITING = 0.3
 _UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
@@ -105,15 +102,15 @@ class Cost:
         }
 
 
-def cost(
+def measure_cost(
     trainer: Trainer,
     model: Classifier,
     data: ImageData,
     *,
     settings: Mapping[str, Any],
     callbacks: Mapping[str, Callback | None],
+    seconds: float,
     price_per_hour: float | None = None,
-    seconds: float = SECONDS,
     compiled: bool = False,
 ) -> tuple[Cost | None, list[Finding]]:
     """Measure a few steps and predict what the run costs; nothing is written, and the model stays as it is.
@@ -124,8 +121,8 @@ def cost(
         data: What it would be trained on, bound to it.
         settings: The trainer's settings, as configured.
         callbacks: The run's callbacks by name; None is switched off.
-        price_per_hour: What an hour of the machine costs, in any currency.
         seconds: About how long training is measured, after its first batches.
+        price_per_hour: What an hour of the machine costs, in any currency.
         compiled: Whether the run would compile its network; the probe does not.
     Returns:
         The cost, or None where nothing could be measured; and what was found besides.

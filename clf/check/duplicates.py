@@ -40,7 +40,7 @@ _EXACT = _Rules("leak", "contradicting-labels", "duplicate", "error", "are the s
 _NEAR = _Rules("near-leak", "near-contradicting-labels", "near-duplicate", "warning", "look the same")
 
 
-def duplicates(listing: Mapping[Split, Sequence[Sample]], files: Files, looks: Looks) -> list[Finding]:
+def check_duplicates(listing: Mapping[Split, Sequence[Sample]], files: Files, looks: Looks) -> list[Finding]:
     """Look for images that are there more than once.
 
     Images are the same where their decoded pixels are, whatever their files are called and hold. A score of images that

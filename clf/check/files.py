@@ -34,7 +34,7 @@ _SUFFIXES: Final = {
 }
 
 
-def files(paths: Sequence[str], bad: Mapping[int, Bad], looks: Looks, *, skipped: bool = False) -> list[Finding]:
+def check_files(paths: Sequence[str], bad: Mapping[int, Bad], looks: Looks, *, skipped: bool = False) -> list[Finding]:
     """Say which files are bad, kind by kind, and which are called wrongly.
 
     Args:

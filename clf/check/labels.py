@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from clf.check.findings import Finding, Severity
-from clf.data.layout import name_some
-from clf.data.samples import Sample, Samples, Split
+from clf.data.samples import Sample, Split, count_labels
+from clf.errors import name_some
 
 FEW: Final = 10
 """Training images of a class below which it is called rare, unless the caller says otherwise."""
@@ -21,7 +21,7 @@ SCORED: Final[tuple[Split, ...]] = ("val", "test")
 Counts = Mapping[Split, Counter[str]]
 
 
-def labels(
+def check_labels(
     listing: Mapping[Split, Sequence[Sample]],
     *,
     few: int = FEW,
@@ -31,24 +31,19 @@ def labels(
     """Look for what is wrong with labels; opens no file.
 
     Args:
-        listing: The samples of each split as their source lists them, e.g. `ImageData.listed`.
+        listing: The samples of each split as their source lists them, see `Catalogue.found`.
         few: Classes with fewer training images are rare.
         on_unknown: What ``data.on_unknown_label`` is: whether a fit refuses labels that train lacks, or skips them.
         unlabelled: Rows that were dropped because their label is empty.
     Returns:
         What was found, the worst of each kind first; nothing where there is no train.
     """
-    counts = {split: _count(samples) for split, samples in listing.items()}
+    counts = {split: count_labels(samples) for split, samples in listing.items()}
     found = [*_empty(unlabelled), *_look_alikes(counts)]
     if counts.get("train"):
         found += [*_unknown(listing, counts, on_unknown), *_missing(counts), *_rare(counts["train"], few)]
         found += _imbalance(counts["train"])
     return found
-
-
-def _count(samples: Sequence[Sample]) -> Counter[str]:
-    texts = samples.labels() if isinstance(samples, Samples) else (sample.label for sample in samples)
-    return Counter(label for label in texts if label is not None)
 
 
 def _finding(rule: str, severity: Severity, message: str, count: int, images: Sequence[str] = ()) -> Finding:
@@ -97,9 +92,7 @@ def _missing(counts: Counts) -> Iterator[Finding]:
 def _rare(train: Counter[str], few: int) -> Iterator[Finding]:
     rare = sorted((name for name, count in train.items() if count < few), key=lambda name: (train[name], name))
     if rare:
-        some = ", ".join(f"{name!r} ({train[name]})" for name in rare[:3]) + f" and {len(rare) - 3} more" * (
-            len(rare) > 3
-        )
+        some = name_some(rare, write=lambda name: f"{name!r} ({train[name]})")
         message = f"train: {len(rare)} of {len(train)} classes have fewer than {few} images: {some}; "
         yield _finding("rare-class", "warning", f"{message}add images, or merge or remove the classes", len(rare))
 

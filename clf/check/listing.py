@@ -9,7 +9,7 @@ from clf.errors import UserError
 _EMPTY_LABELS = "rows with an empty label"  # counted among the labels
 
 
-def listing(catalogue: Catalogue) -> tuple[dict[Split, Samples], list[Finding]]:
+def list_splits(catalogue: Catalogue) -> tuple[dict[Split, Samples], list[Finding]]:
     """List all splits that can be listed.
 
     Args:

@@ -59,7 +59,7 @@ def plan(data: ImageData, trainer: Mapping[str, Any]) -> Plan:
     device = device_name(str(trainer["accelerator"])).split()[0]
     processes = count_processes(trainer, device=device)
     place = {"batch_size": data.batch_size, "world_size": processes}
-    images = int(data.class_draws(0)[0].sum()) if data.resampled else len(data.samples("train"))
+    images = data.drawing.count
     all_batches = count_train_batches(images, **place)
     batches = _limited(all_batches, trainer["overfit_batches"] or trainer["limit_train_batches"])
     accumulate = trainer["accumulate_grad_batches"]

@@ -99,7 +99,7 @@ def probe(
     trained = copy.deepcopy(model)
     train_plainly(trained)
     averages = [copy.deepcopy(each) for each in callbacks.values() if isinstance(each, WeightAveraging)]
-    watch = _Stopwatch(ahead=_made_ahead(data), seconds=seconds)
+    watch = _Stopwatch(ahead=1 + data.train_dataloader().settings.made_ahead, seconds=seconds)
     _run(trainer, [*averages, watch], lambda: trainer.fit(trained, datamodule=data))
     validated = _validate(trainer, trained, data, watch, most=val_batches, seconds=seconds / 2)
     gpu = torch.cuda.max_memory_reserved() if _on_gpu(trainer) else None
@@ -120,7 +120,7 @@ def _validate(
     """Validate for so many batches as fit into some seconds: none takes longer than one of training."""
     if most == 0:
         return None
-    watch = _Stopwatch(ahead=_made_ahead(data), seconds=seconds)
+    watch = _Stopwatch(ahead=1 + data.train_dataloader().settings.made_ahead, seconds=seconds)
     configured = trainer.limit_val_batches
     trainer.limit_val_batches = min(most, watch.ahead + max(2, min(MANY, int(seconds / trained.span.mean))))
     try:
@@ -138,12 +138,6 @@ def _run(trainer: Trainer, callbacks: list[Callback], work: Callable[[], object]
         work()
     finally:
         attributes.callbacks = before
-
-
-def _made_ahead(data: ImageData) -> int:
-    """Say how many batches the workers may have made before the first was asked for, and one more."""
-    settings = data.train_dataloader()._settings
-    return 1 + settings.num_workers * (settings.prefetch_factor or 2)
 
 
 class _Stopwatch(Callback):

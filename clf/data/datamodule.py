@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
-from numpy.typing import NDArray
 
 from clf.data.cache import Wanted, Where, keep
 from clf.data.cachefile import Cache
@@ -259,7 +258,7 @@ class ImageData(BatchTransfer):
         for split in STAGE_SPLITS[stage]:
             self.samples(split)
         if stage == "fit" and self.sampler is not None:
-            self._drawing.order(epoch=0)  # says what it cannot draw by
+            self.drawing.order(epoch=0)  # says what it cannot draw by
         if stage == "predict":
             _ = self.predict_samples
         if "catalogue" in vars(self):
@@ -281,20 +280,17 @@ class ImageData(BatchTransfer):
         transform = TrainTransform(self.augment, preprocessing=self.bound_preprocessing)
         pixels = partial(train_tensor, transform=transform, seed=self.seed)
         images = self._images(self.samples("train"), pixels=pixels, with_index=False, cache=self._cache)
-        length = count_train_batches(self._drawing.count, batch_size=self.batch_size, world_size=self._world_size)
+        length = count_train_batches(self.drawing.count, batch_size=self.batch_size, world_size=self._world_size)
         return self._loader(images, plan=lambda: self.train_plan(*self._progress()), length=length)
 
     def train_plan(self, epoch: int, skip: int = 0) -> Iterator[list[Key]]:
         """Name the samples of this process's batches of an epoch, after the first ``skip``."""
         place = {"rank": self._rank, "world_size": self._world_size}
-        return train_batches(self._drawing.order(epoch), batch_size=self.batch_size, epoch=epoch, skip=skip, **place)
-
-    def class_draws(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Count the samples of each class that an epoch shows over all processes, (C,), and on average, (C,)."""
-        return self._drawing.class_draws(epoch)
+        return train_batches(self.drawing.order(epoch), batch_size=self.batch_size, epoch=epoch, skip=skip, **place)
 
     @cached_property
-    def _drawing(self) -> Drawing:
+    def drawing(self) -> Drawing:
+        """Which training samples an epoch shows, over all processes."""
         labels = np.array(self._label_indices(self.samples("train")))
         return Drawing(labels, self.classes, self.sampler, self.seed)
 
@@ -365,7 +361,7 @@ class ImageData(BatchTransfer):
     def _label_indices(self, samples: Samples) -> list[int]:
         """Look up the classes of the samples whose label is known."""
         class_to_idx = {name: i for i, name in enumerate(self._bound_classes or self.classes)}
-        return [class_to_idx[sample.label] for sample in samples if sample.label is not None]
+        return [class_to_idx[label] for label in samples.labels() if label is not None]
 
     def _images(self, samples: Samples, *, pixels: Pixels, with_index: bool, cache: Cache | None = None) -> Images:
         labels = self._label_indices(samples)

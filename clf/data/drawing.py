@@ -38,7 +38,7 @@ class Drawing:
         return self.sampler.order(self.labels, classes=self.classes, seed=self.seed, epoch=epoch)
 
     def class_draws(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Count the samples of each class that an epoch shows over all processes, (C,), and on average, (C,)."""
+        """Count the samples of each class that an epoch shows, (C,), and on average, (C,)."""
         drawn = np.bincount(self.labels[self.order(epoch)], minlength=len(self.classes))
         if self.sampler is None:
             return drawn, np.bincount(self.labels, minlength=len(self.classes)).astype(np.float64)

@@ -1,6 +1,5 @@
 """What a real dataset lacks: its rare jersey numbers, and the size of its images."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -9,8 +8,8 @@ from PIL import Image
 
 from clf.data.layout import near
 from clf.data.rendering import is_number
-from clf.data.roots import open_roots
-from clf.data.samples import Sample
+from clf.data.roots import open_data
+from clf.data.samples import Sample, count_labels
 from clf.data.tables import RowKeys
 from clf.errors import UserError
 from clf.files import open_whole
@@ -30,15 +29,14 @@ def train_samples(root: str, *, label_key: str | None = None) -> Sequence[Sample
     Raises:
         UserError: If there is no such dataset, or it has no training split.
     """
-    if samples := open_roots([root], layout="auto", keys=RowKeys(label=label_key)).samples("train"):
+    if samples := open_data(root, keys=RowKeys(label=label_key))[0].samples("train"):
         return samples
     raise UserError(f"--fill={root!r} has no train split{near(root)}; only training images are counted and added")
 
 
-def count_labels(samples: Sequence[Sample]) -> dict[str, int]:
+def rarest_first(samples: Sequence[Sample]) -> dict[str, int]:
     """Count the samples of each label, rarest first."""
-    counts = Counter(sample.label for sample in samples if sample.label is not None)
-    return dict(sorted(counts.items(), key=lambda item: (item[1], item[0])))
+    return dict(sorted(count_labels(samples).items(), key=lambda item: (item[1], item[0])))
 
 
 def find_gaps(counts: Mapping[str, int], *, below: int, to: int) -> dict[str, int]:

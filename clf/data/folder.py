@@ -3,9 +3,9 @@
 import os
 import sys
 
-from clf.data.layout import NO_METADATA, Tree, is_folder, is_hidden, is_image, name_some
+from clf.data.layout import Tree, is_folder, is_hidden, is_image
 from clf.data.samples import Sample, Split
-from clf.errors import UserError
+from clf.errors import UserError, name_some
 from clf.preprocess import IMAGE_SUFFIXES
 
 
@@ -39,7 +39,7 @@ class FolderSource:
         for path in files:
             label, nested, _ = path.partition("/")
             if nested and is_image(path):
-                samples.append(Sample(f"{folder}/{path}", sys.intern(label), NO_METADATA))
+                samples.append(Sample(f"{folder}/{path}", sys.intern(label)))
             else:
                 ignored.append(path)
         self._refuse_empty(folder, split, labels={sample.label for sample in samples})

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection
 
 from clf.data.disk import Disk, Fence
-from clf.data.layout import NO_METADATA, is_image, name_some, near, scan
+from clf.data.layout import is_image, near, scan
 from clf.data.samples import Sample, Samples
 from clf.data.tables import (
     LABEL_COLUMNS,
@@ -19,7 +19,7 @@ from clf.data.tables import (
     read_table,
     row_image,
 )
-from clf.errors import UserError
+from clf.errors import UserError, name_some
 from clf.preprocess import IMAGE_SUFFIXES
 
 Found = tuple[Samples, list[str]]  # the samples, and what has to be said about them
@@ -55,12 +55,12 @@ def find_inputs(
         return _in_folder(target.rstrip("/") or target, classes=classes)
     if os.path.isfile(target):
         if is_image(target):
-            return Samples([Sample(target, None, NO_METADATA)]), []
+            return Samples([Sample(target)]), []
         return _in_manifest(target, classes=classes, keys=RowKeys(path_key, label_key), outside=outside)
     if not glob.has_magic(target):
         raise UserError(f"data.predict={target!r} does not exist{near(target)}; name a file, folder or glob")
     matches = sorted(path for path in glob.iglob(target, recursive=True) if os.path.isfile(path))
-    images = Samples(Sample(path, None, NO_METADATA) for path in matches if is_image(path))
+    images = Samples(Sample(path) for path in matches if is_image(path))
     if not images:
         found = f"{len(matches)} files, none of them an image ({', '.join(IMAGE_SUFFIXES)})" if matches else "nothing"
         raise UserError(f"data.predict={target!r} matches {found}; quote the pattern and check it with ls")
@@ -75,8 +75,7 @@ def _in_folder(folder: str, *, classes: Collection[str]) -> Found:
     parents = [os.path.basename(os.path.dirname(path)) for path in paths]
     known = all(name in classes for name in set(parents))
     samples = Samples(
-        Sample(f"{folder}/{path}", name if known else None, NO_METADATA)
-        for path, name in zip(paths, parents, strict=True)
+        Sample(f"{folder}/{path}", name if known else None) for path, name in zip(paths, parents, strict=True)
     )
     notes = _ignored(len(found) - len(paths), folder)
     return samples, [*notes, f"{folder}: the names of the subfolders are taken as labels"] if known else notes
@@ -105,7 +104,7 @@ def _in_manifest(file: str, *, classes: Collection[str], keys: RowKeys, outside:
         image = image if ours else join(place, image)
         if not outside:
             fences[not ours].require_inside(image, place=place)
-        samples.append(Sample(image, _label(row, keys.label, place=place), NO_METADATA))
+        samples.append(Sample(image, _label(row, keys.label, place=place)))
     if not samples:
         raise UserError(f"data.predict={file!r} lists no images; it needs a row for each")
     labels = {sample.label for sample in samples}
@@ -113,7 +112,7 @@ def _in_manifest(file: str, *, classes: Collection[str], keys: RowKeys, outside:
     if None not in labels and not unknown:
         return samples, []
     notes = [f"{file}: its labels are left aside, the model does not know {name_some(unknown)}"] if unknown else []
-    return Samples(Sample(path, None, NO_METADATA) for path in samples.paths), notes
+    return Samples(Sample(path) for path in samples.paths), notes
 
 
 def _label(row: Row, label_key: str | None, *, place: str) -> str | None:

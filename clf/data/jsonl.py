@@ -1,9 +1,9 @@
 """The JSONL layout: ``root/{train,valid|val,test}/**/*.jsonl``, one row a sample, images relative to the row's file."""
 
-from clf.data.layout import Tree, name_some
+from clf.data.layout import Tree
 from clf.data.samples import Sample, Split
 from clf.data.tables import RowKeys, SampleReader, read_rows
-from clf.errors import UserError
+from clf.errors import UserError, name_some
 
 
 class JsonlSource:

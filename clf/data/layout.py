@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
-from clf.data.samples import Metadata, Split
+from clf.data.samples import Split
 from clf.errors import UserError, did_you_mean
 from clf.preprocess import IMAGE_SUFFIXES
 
@@ -24,7 +24,6 @@ SPLIT_NAMES: Final[Mapping[str, Split]] = {
     "testing": "test",
 }
 """What a split may be called in a table, in lower case."""
-NO_METADATA: Final[Metadata] = {}  # One for all: a dict for each of a million samples would cost 64 MB.
 
 
 class Tree:
@@ -142,12 +141,6 @@ def is_hidden(name: str) -> bool:
 def is_image(path: str) -> bool:
     """Whether a path ends like an image, in whatever case."""
     return path.lower().endswith(IMAGE_SUFFIXES)
-
-
-def name_some(names: list[str], most: int = 3) -> str:
-    """Quote the first few of many: ``'a', 'b', 'c' and 9 more``."""
-    shown = ", ".join(repr(name) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def near(path: str) -> str:

@@ -153,6 +153,11 @@ class LoaderSettings:
     persistent_workers: bool = False
     prefetch_factor: int | None = None
 
+    @property
+    def made_ahead(self) -> int:
+        """How many batches the workers may have made before the first is asked for."""
+        return self.num_workers * (self.prefetch_factor or 2)
+
 
 def fit_to_machine(
     wanted: LoaderSettings, *, num_workers: int | Literal["auto"], batches: int, processes: int, device: str
@@ -229,7 +234,7 @@ class Loader:
         self._images = images
         self._plan = _Plan(plan)
         self._length = length
-        self._settings = settings
+        self.settings = settings
         self._loader: DataLoader[Loaded] | None = None
         # Lightning knows this name: at the end of a loop it shuts down the workers that it finds here.
         self._iterator: Any = None
@@ -253,10 +258,10 @@ class Loader:
             self._images,
             batch_sampler=self._plan,
             collate_fn=self._images.collate,
-            num_workers=self._settings.num_workers,
-            pin_memory=self._settings.pin_memory,
-            persistent_workers=self._settings.persistent_workers,
-            prefetch_factor=self._settings.prefetch_factor,
+            num_workers=self.settings.num_workers,
+            pin_memory=self.settings.pin_memory,
+            persistent_workers=self.settings.persistent_workers,
+            prefetch_factor=self.settings.prefetch_factor,
             worker_init_fn=_start_worker,
             generator=torch.Generator().manual_seed(0),  # its own: making batches must not move the global one
         )

@@ -8,12 +8,12 @@ from typing import Literal
 from clf.data.disk import Disk
 from clf.data.folder import FolderSource
 from clf.data.jsonl import JsonlSource
-from clf.data.layout import FOLDERS, SPLIT_NAMES, Tree, is_image, name_some
+from clf.data.layout import FOLDERS, SPLIT_NAMES, Tree, is_image
 from clf.data.manifest import ManifestSource, manifests_in
 from clf.data.samples import Lister, Samples, Source, Split
 from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import MANIFESTS, RowKeys, is_manifest
-from clf.errors import UserError
+from clf.errors import UserError, name_some
 
 Layout = Literal["auto", "folder", "jsonl", "manifest"]
 
@@ -21,10 +21,10 @@ Layout = Literal["auto", "folder", "jsonl", "manifest"]
 def open_data(
     root: str | Sequence[str] | None,
     *,
-    source: Source | None,
-    layout: Layout,
+    source: Source | None = None,
+    layout: Layout = "auto",
     keys: RowKeys,
-    outside: bool,
+    outside: bool = False,
     keep_missing: bool = False,
 ) -> tuple[Lister, list[str]]:
     """Open what a configuration names as its data.
@@ -32,7 +32,7 @@ def open_data(
     Args:
         root: A root, or several; None for none.
         source: Where the samples come from without a root; None renders jersey numbers.
-        layout: What the roots are.
+        layout: What the roots are; ``auto`` finds out for each.
         keys: What the columns of tables are called.
         outside: Whether tables may name images outside the roots.
         keep_missing: Whether tables may name images that are not on disk, for somebody who looks at them anyway.
@@ -44,35 +44,16 @@ def open_data(
     if root is None:
         return source or SyntheticJerseys(), []
     roots = [root] if isinstance(root, str) else root
-    found = open_roots(roots, layout=layout, keys=keys, outside=outside, keep_missing=keep_missing)
-    return found, [folder_of(each) for each in roots]
-
-
-def open_roots(
-    roots: Sequence[str], *, layout: Layout, keys: RowKeys, outside: bool = False, keep_missing: bool = False
-) -> Lister:
-    """Recognise what lies at each root.
-
-    Args:
-        roots: Folders and manifests, one or more.
-        layout: What they are; ``auto`` finds out for each.
-        keys: What the columns of tables are called.
-        outside: Whether tables may name images outside the roots.
-        keep_missing: Whether tables may name images that are not on disk, for somebody who looks at them anyway.
-    Returns:
-        The source of the samples.
-    Raises:
-        UserError: If a root is nothing that can be read.
-    """
     if not roots:
         raise UserError("data.root=[] names nothing; give a folder or a manifest")
+    folders = [_folder_of(each) for each in roots]
     if not outside:
-        keys = replace(keys, inside=tuple(map(folder_of, roots)))
-    sources = [_open(root, layout=layout, keys=keys, keep_missing=keep_missing) for root in roots]
-    return sources[0] if len(sources) == 1 else MergedSource(sources)
+        keys = replace(keys, inside=tuple(folders))
+    sources = [_open(each, layout=layout, keys=keys, keep_missing=keep_missing) for each in roots]
+    return (sources[0] if len(sources) == 1 else MergedSource(sources)), folders
 
 
-def folder_of(root: str) -> str:
+def _folder_of(root: str) -> str:
     """Folder that the paths of a root's samples count from: itself, or the one that a manifest lies in."""
     return os.path.dirname(root) if os.path.isfile(root) else root.rstrip("/") or root
 

@@ -21,7 +21,7 @@ class Sampler:
             are left out, as far as ``num_samples`` allows; it must then be given.
         num_samples: Samples in an epoch, over all processes; null takes as many as there are.
     Raises:
-        ValueError: If num_samples is not positive.
+        UserError: If num_samples is not positive.
     """
 
     def __init__(self, replacement: bool = True, num_samples: int | None = None) -> None:
@@ -133,7 +133,7 @@ class Weighted(Sampler):
         replacement: Whether a sample may come several times in an epoch.
         num_samples: Samples in an epoch, over all processes; null takes as many as there are.
     Raises:
-        ValueError: If a weight is negative, or names no class.
+        UserError: If a weight is negative, or names no class.
     """
 
     def __init__(self, weights: Mapping[str, float], replacement: bool = True, num_samples: int | None = None) -> None:

@@ -1,6 +1,7 @@
 """What a dataset is to the rest of the package: labelled files, found by a source, split by split."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import eq
@@ -13,7 +14,8 @@ SCORED_SPLITS: Final[Mapping[str, str]] = {"val": "validation", "test": "test"}
 """Splits that a network is judged by, and what people call them."""
 
 Metadata = Mapping[str, str | int | float | bool | None]
-_NOTHING: Final[Metadata] = {}
+NO_METADATA: Final[Metadata] = {}
+"""One for all: a dict for each of a million samples would cost 64 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Sample:
 
     path: str
     label: str | None = None
-    metadata: Metadata = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=lambda: NO_METADATA)
 
 
 class Samples(Sequence[Sample]):
@@ -49,7 +51,7 @@ class Samples(Sequence[Sample]):
         """Add a sample to the end."""
         self.paths.append(sample.path)
         self._label_codes.append(self._labels.code(sample.label))
-        self._metadata_codes.append(self._metadata.code(sample.metadata or _NOTHING))
+        self._metadata_codes.append(self._metadata.code(sample.metadata or NO_METADATA))
 
     def labels(self) -> Iterator[str | None]:
         """Go through the labels alone: of a million samples ten times as fast as through the samples."""
@@ -88,6 +90,12 @@ class _Kept:
         if code == len(self.values):
             self.values.append(value)
         return code
+
+
+def count_labels(samples: Iterable[Sample]) -> Counter[str]:
+    """Count the samples of each label, those without one left out."""
+    labels = samples.labels() if isinstance(samples, Samples) else (sample.label for sample in samples)
+    return Counter(label for label in labels if label is not None)
 
 
 class Lister(Protocol):

@@ -3,13 +3,12 @@
 import hashlib
 import os
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-from clf.data.layout import name_some
-from clf.data.samples import Sample, Samples, Split
-from clf.errors import UserError, did_you_mean
+from clf.data.samples import Sample, Samples, Split, count_labels
+from clf.errors import UserError, did_you_mean, name_some
 
 
 def class_names(train: Iterable[Sample], *, where: str) -> list[str]:
@@ -29,7 +28,7 @@ def class_names(train: Iterable[Sample], *, where: str) -> list[str]:
 
 def count_classes(train: Iterable[Sample], classes: Sequence[str]) -> list[int]:
     """Count the samples of each class, in the order of the classes."""
-    counts = Counter(sample.label for sample in train)
+    counts = count_labels(train)
     return [counts[name] for name in classes]
 
 

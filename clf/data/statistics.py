@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clf.data.samples import Sample, Split
+from clf.data.splits import count_classes
 from clf.files import open_whole
 from clf.preprocess import FORMATS, MAX_BYTES
 from clf.progressbar import watched
@@ -100,12 +101,6 @@ def summarise_split(samples: Sequence[Sample], headers: Sequence[Header | None],
         "images": _summarise_headers(headers),
         "metadata": _summarise_metadata(samples),
     }
-
-
-def count_classes(samples: Sequence[Sample], classes: Sequence[str]) -> list[int]:
-    """Count the images of each class."""
-    found = Counter(sample.label for sample in samples)
-    return [found[name] for name in classes]
 
 
 def imbalance(counts: Sequence[int]) -> float | None:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from clf.data.disk import Disk, Fence
-from clf.data.layout import NO_METADATA
-from clf.data.samples import Metadata, Sample
+from clf.data.samples import NO_METADATA, Metadata, Sample
 from clf.errors import UserError, did_you_mean, first_line
 from clf.files import open_whole
 

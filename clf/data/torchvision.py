@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.datasets import DatasetFolder, VisionDataset
 
 from clf.data.jsonl import JsonlSource
-from clf.data.layout import NO_METADATA, SPLIT_NAMES, SPLITS, Tree
+from clf.data.layout import SPLIT_NAMES, SPLITS, Tree
 from clf.data.samples import Sample, Split
 from clf.data.tables import RowKeys
 from clf.errors import UserError, did_you_mean
@@ -108,7 +108,7 @@ class TorchvisionSource:
             return []
         names = _class_names(dataset)
         pairs = dataset.samples if isinstance(dataset, DatasetFolder) else _pairs(dataset)
-        return [Sample(os.fspath(path), self._label(target, names), NO_METADATA) for path, target in pairs]
+        return [Sample(os.fspath(path), self._label(target, names)) for path, target in pairs]
 
     # The dataset's class.
 

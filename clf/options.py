@@ -1,0 +1,62 @@
+"""What plain commands have in common: mistakes in their options, and the files that are asked for."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from clf.errors import UserError, did_you_mean
+from clf.files import replace_text
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Raises what argparse would print; an unknown option is answered with what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line.
+
+        Raises:
+            UserError: With the message, and how to see what there is.
+        """
+        raise UserError(f"{self.prog}: {message}; {self.prog} --help lists the options")
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse words that are all ours."""
+        space, unknown = self.parse_known_args(words)
+        if unknown:
+            self.refuse(unknown[0])
+        return space
+
+    def refuse(self, word: str) -> NoReturn:
+        """Refuse a word that nobody knows."""
+        known = [option for action in self._actions for option in action.option_strings]
+        self.error(f"unknown argument {word!r}{did_you_mean(word.split('=')[0], known)}")
+
+
+def require_file(flag: str, file: str) -> None:
+    """Refuse now what could not be written after minutes of work.
+
+    Args:
+        flag: The option that names it.
+        file: What it names.
+    Raises:
+        UserError: If it is a folder, or lies in none.
+    """
+    if Path(file).is_dir():
+        raise UserError(f"{flag} {file!r} is a folder; choose a file")
+    if not Path(file).absolute().parent.is_dir():
+        raise UserError(f"{flag} {file}: there is no such folder; choose another file")
+
+
+def write(file: str, text: str) -> None:
+    """Write a file that an option names, and say so.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    try:
+        replace_text(Path(file), text)
+    except (OSError, ValueError) as error:  # ValueError: no name at all
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{file!r} cannot be written: {reason}; choose another file") from error
+    print(f"written: {file}")
