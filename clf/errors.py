@@ -56,6 +56,28 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def printable(text: str, *, kept: str = "\n\t") -> str:
+    """Spell out what would move the cursor or ring the bell: labels and names of files may hold anything.
+
+    Args:
+        text: What is to be printed.
+        kept: Characters that stay although they are no letters.
+    """
+    return "".join(char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in text)
+
+
+def counted(count: float, one: str, many: str | None = None) -> str:
+    """Say how many there are of something: ``1 file is``, ``1,200 files are``.
+
+    Args:
+        count: How many.
+        one: What follows where it is one.
+        many: What follows otherwise; by default ``one`` and an s.
+    """
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {one if count == 1 else many or one + 's'}"
+
+
 def did_you_mean(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Suggest the nearest option, ready to be appended to a message.
 

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from clf.check.findings import Finding, Severity
 from clf.data.layout import name_some
 from clf.data.samples import Sample, Samples, Split
+from clf.errors import counted
 
 FEW: Final = 10
 """Training images of a class below which it is called rare, unless the caller says otherwise."""
@@ -57,7 +58,8 @@ def _finding(rule: str, severity: Severity, message: str, count: int, images: Se
 
 def _empty(count: int) -> Iterator[Finding]:
     if count:
-        yield _finding("empty-label", "note", f"{count:,} rows have an empty label and were dropped", count)
+        said = counted(count, "row has an empty label and was dropped", "rows have an empty label and were dropped")
+        yield _finding("empty-label", "note", said, count)
 
 
 def _unknown(
@@ -68,12 +70,13 @@ def _unknown(
         if not unknown:
             continue
         images = [sample.path for sample in listing[split] if sample.label in set(unknown)]
-        does = "clf fit stops at them" if rule == "error" else "they are skipped (data.on_unknown_label)"
+        does = "clf fit stops there" if rule == "error" else "left out by data.on_unknown_label=skip"
+        found = counted(len(images), "image has a label", "images have labels")
         yield _finding(
             "unknown-label",
             "error" if rule == "error" else "warning",
-            f"{split}: {len(images):,} images have labels that train lacks: {name_some(unknown)}; {does}; mend the "
-            "labels, or add such images to train",
+            f"{split}: {found} that train lacks: {name_some(unknown)}; {does}; mend the labels, or add such images to "
+            "train",
             len(images),
             images,
         )
@@ -85,13 +88,12 @@ def _missing(counts: Counts) -> Iterator[Finding]:
             continue
         missing = sorted(counts["train"].keys() - counts[split].keys())
         if missing:
-            message = f"{split}: {len(missing)} of {len(counts['train'])} classes have no image: {name_some(missing)}; "
-            yield _finding(
-                "missing-class",
-                "warning",
-                f"{message}no score of {split} says how well they are told",
-                len(missing),
+            have = "has" if len(missing) == 1 else "have"
+            message = (
+                f"{split}: {len(missing)} of {len(counts['train'])} classes {have} no image: {name_some(missing)}; "
             )
+            told = f"no score of {split} says how well {'it is' if len(missing) == 1 else 'they are'} told"
+            yield _finding("missing-class", "warning", message + told, len(missing))
 
 
 def _rare(train: Counter[str], few: int) -> Iterator[Finding]:
@@ -100,7 +102,8 @@ def _rare(train: Counter[str], few: int) -> Iterator[Finding]:
         some = ", ".join(f"{name!r} ({train[name]})" for name in rare[:3]) + f" and {len(rare) - 3} more" * (
             len(rare) > 3
         )
-        message = f"train: {len(rare)} of {len(train)} classes have fewer than {few} images: {some}; "
+        have = f"{'has' if len(rare) == 1 else 'have'} fewer than {counted(few, 'image')}"
+        message = f"train: {len(rare)} of {len(train)} classes {have}: {some}; "
         yield _finding("rare-class", "warning", f"{message}add images, or merge or remove the classes", len(rare))
 
 
