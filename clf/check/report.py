@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clf.check.findings import SEVERITIES, Finding, Subject
+from clf.errors import counted, printable
 from clf.results import as_text
 
 _LEAST_WIDTH: Final = 100
@@ -49,7 +50,7 @@ class Report:
     def as_text(self) -> str:
         """Lay it out for a terminal."""
         tables = [part for subject in self.subjects for part in self._told(subject)]
-        words = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in self.counts.items())
+        words = ", ".join(counted(count, name) for name, count in self.counts.items())
         return "\n".join([self.about, *tables, f"check: {words}" if self.findings else "check: nothing found"])
 
     def _told(self, subject: Subject) -> list[str]:
@@ -60,7 +61,7 @@ class Report:
         for _ in range(3):
             laid_out.add_column(overflow="fold")
         for finding in found:
-            laid_out.add_row(finding.severity, finding.rule, Text(_printable(finding.message)))
+            laid_out.add_row(finding.severity, finding.rule, Text(printable(finding.message, kept="")))
         for row in self.costs if subject == "cost" else ():
             laid_out.add_row(*map(Text, row))
         width = max(shutil.get_terminal_size((_LEAST_WIDTH, 0)).columns, _LEAST_WIDTH)
@@ -76,8 +77,3 @@ class Report:
             "findings": [asdict(finding) for subject in self.subjects for finding in self.of(subject)],
             "cost": self.cost,
         }
-
-
-def _printable(text: str) -> str:
-    """Spell out what would move the cursor or ring the bell: labels and file names may hold anything."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
