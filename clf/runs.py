@@ -1,13 +1,20 @@
 """Run directories: where a run lives, which one is the latest, and which file ``last``, ``best`` and ``auto`` mean."""
 
+import logging
 import os
 import re
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from clf.errors import UserError, did_you_mean
 from clf.files import replace_text
 from clf.mounts import mount_of
+
+log = logging.getLogger("clf")
 
 RUNS = Path("runs")
 """Folder of all runs, in the working folder."""
@@ -18,6 +25,9 @@ LAST = "last.ckpt"
 
 PREVIOUS = "last-1.ckpt"
 """What ``last.ckpt`` was before, for the case that it is damaged."""
+
+LOCK = ".lock"
+"""Who trains in the directory at the moment."""
 
 CHOICES = ("last", "best", "auto")
 """Words that ``--ckpt_path`` takes instead of a file."""
@@ -96,6 +106,61 @@ def reserve(name: str) -> Run:
             return Run(folder / f"{number:03d}")
     except OSError as error:
         raise UserError(f"cannot make a run directory in {RUNS / name}: {error.strerror or error}") from error
+
+
+def hold(run: Run) -> Callable[[], None]:
+    """Keep other processes from training in a directory at the same time.
+
+    The lock is of POSIX's kind: it is this process's alone, not also that of processes which it starts, and the kernel
+    frees it when this one dies.
+
+    Args:
+        run: The run; what cannot be locked, on a mount without locks, is nobody's.
+    Returns:
+        Ends it.
+    Raises:
+        UserError: If another process of this machine trains in there.
+    """
+    if sys.platform == "win32":
+        return lambda: None
+    import fcntl
+
+    path = run.path / LOCK
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError:
+        return lambda: None  # who writes next is told why
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        with file:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+        _refuse_company(run, who)
+        return lambda: None
+    except OSError:
+        pass
+
+    def end() -> None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            file.close()
+
+    with suppress(OSError):  # no room for a name
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    return end
+
+
+def _refuse_company(run: Run, who: str) -> None:
+    """Refuse a run that another process trains; a lock from another machine may have outlived it."""
+    machine = who.partition(" on ")[2] or socket.gethostname()
+    if machine != socket.gethostname():
+        log.warning("%s: %s trains there, or did until its machine was lost; if it does, end one of the two", run, who)
+        return
+    raise UserError(f"{run} is being trained by {who}; wait for its end, or leave --ckpt_path out for a run of its own")
 
 
 def publish(run: Run) -> None:
