@@ -1,6 +1,7 @@
 """Which checkpoint a word means: the file of that name, or the next best where it is damaged."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _step(path: Path) -> int:
 def _problem(path: Path, *, resumes: bool) -> str | None:
     """Say why a file cannot be used; None if it can."""
     if not path.is_file():
-        return f"{path.name} is gone"
+        return f"{path.name} is no file" if os.path.lexists(path) else f"{path.name} is gone"
     try:
         if sums.is_damaged(path):
             return f"{path.name} is damaged (its SHA-256 is not the one in {sums.SUMS})"

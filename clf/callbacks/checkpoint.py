@@ -21,7 +21,7 @@ from clf.durable import WholeFiles, put, second_name
 from clf.errors import UserError, did_you_mean
 from clf.files import partial_of
 from clf.processes import from_first
-from clf.runs import BEST, LAST
+from clf.runs import BEST, LAST, PREVIOUS
 
 log = logging.getLogger("clf")
 
@@ -115,6 +115,9 @@ class Checkpoint(ModelCheckpoint):
             super().setup(trainer, pl_module, stage)
         self._scored, self._epoch_ended, self._told, self._metrics_before = None, False, False, {}
         self._off = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        taken = [name for name in (BEST, LAST, PREVIOUS) if (self.folder / name).is_dir()]
+        if taken and stage == "fit":
+            raise UserError(f"{self.folder}/{taken[0]} is a folder, where a checkpoint belongs; move it away")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the default, and nobody's choice
             trainer.strategy.checkpoint_io = WholeFiles()
 
