@@ -24,7 +24,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from clf.errors import Ended, UserError, said_of
+from clf.errors import Ended, UserError, printable, said_of
 from clf.lifeline import Cause, First, Lifeline, Other
 
 log = logging.getLogger("clf")
@@ -243,7 +243,7 @@ class Processes:
         """Say why all end, once on each machine."""
         orphaned = getattr(self.line, "orphaned", False)
         if cause.message and (self.place.local_rank == 0 or (orphaned and self.place.rank == 1)):
-            print(f"clf: {cause.message}", file=sys.stderr)
+            print(f"clf: {printable(cause.message)}", file=sys.stderr)
 
     def _forced(self) -> None:
         self.tidy()
@@ -340,6 +340,10 @@ def _open_store(*, first: bool) -> Store:
     if TorchElasticEnvironment.detect():
         environment: Any = TorchElasticEnvironment()
     elif "SLURM_NTASKS" in os.environ:
+        if (count := os.environ["SLURM_NTASKS"]) != "1" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise UserError(
+                f"{count} tasks of SLURM, and nothing says how many on a node; add --ntasks-per-node to srun"
+            )
         environment = SLURMEnvironment()
     else:
         environment = None
