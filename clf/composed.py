@@ -152,7 +152,7 @@ def composed(verb: str, words: Sequence[str], kind: type[Composed] = Composed) -
             sys.path.append(here)  # a class_path may name a file in the working folder
         invocation = understand(verb, with_configuration(words) if verb == "fit" else words)
         if verb == "fit" and invocation.checkpoint is not None:
-            raise UserError("ckpt_path: weights decide nothing about speed; leave it out")
+            raise UserError("ckpt_path: nothing is trained here, and weights decide nothing; leave it out")
         try:
             yield kind(Session(invocation))
         except MisconfigurationException as error:
