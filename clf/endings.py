@@ -36,7 +36,8 @@ def exit_code(work: Callable[[], int], session: Session) -> int:
     except Interrupted as stop:
         if stop.checkpoint is None and session.processes.line is not None:
             raise Ended(str(stop), stop.exit_code) from stop  # the others may not have been asked
-        log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
+        nothing = "; nothing was saved" if session.invocation.verb == "fit" else ""
+        log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else nothing)
         return _of_all(stop.exit_code, session)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Ctrl-C while something is drawn or written in the end; inside of its fit Lightning makes a SystemExit of it.

@@ -127,16 +127,15 @@ def hold(run: Run) -> Callable[[], None]:
 
     path = run.path / LOCK
     try:
-        file = path.open("a+", encoding="utf-8")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError:
         return lambda: None  # who writes next is told why
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        with file:
-            file.seek(0)
-            who = file.read().strip() or "another process"
-        _refuse_company(run, who)
+        who = os.read(handle, 1000).decode(errors="replace").strip()
+        os.close(handle)
+        _refuse_company(run, who or "another process")
         return lambda: None
     except OSError:
         pass
@@ -145,12 +144,11 @@ def hold(run: Run) -> Callable[[], None]:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         with suppress(OSError):
-            file.close()
+            os.close(handle)
 
     with suppress(OSError):  # no room for a name
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return end
 
 
@@ -170,9 +168,7 @@ def publish(run: Run) -> None:
         UserError: If a folder is in the way, as some copies of ``runs/`` leave it.
     """
     RUNS.mkdir(exist_ok=True)
-    link = RUNS / "latest"
-    if link.is_dir() and not link.is_symlink():
-        raise UserError(f"{link} is a folder, where the link to the newest run belongs; move it away")
+    link = free_link()
     target = run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve()
     if not mount_of(RUNS).symlinks:
         replace_text(link, f"{target}\n")
@@ -181,6 +177,18 @@ def publish(run: Run) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(link)
+
+
+def free_link() -> Path:
+    """Give the place of the link to the latest run.
+
+    Raises:
+        UserError: If a folder is in the way, as some copies of ``runs/`` leave it.
+    """
+    link = RUNS / "latest"
+    if link.is_dir() and not link.is_symlink():
+        raise UserError(f"{link} is a folder, where the link to the newest run belongs; move it away")
+    return link
 
 
 def names() -> list[str]:

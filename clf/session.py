@@ -49,6 +49,8 @@ class Session:
 
     def open(self) -> Run:
         """Take the directory that a fit works in: the resumed run's, or a new one; messages go to its ``log.txt``."""
+        if self.processes.first:
+            runs.free_link()  # not only when training starts
         if self.run is None:
             self.run = Run(Path(self.processes.agreed("directory", self._reserve)))
         if self.processes.first:  # of several machines, the others may not have the directory
@@ -66,7 +68,8 @@ class Session:
 
     def close(self) -> None:
         """Remove a directory that was reserved for a run that never began, and what was only scratch."""
-        self._release()
+        release, self._release = self._release, lambda: None
+        release()
         if self._scratch is not None:
             self._scratch.cleanup()
         if self._reserved is not None and not self._reserved.config.exists():
