@@ -36,9 +36,10 @@ def find(run: Run, choice: str) -> Path:
         tried.append(problem)
     if not wanted.is_file() and len(tried) == 1:
         return run.checkpoint(choice)  # says what there is
+    otherwise = "start anew without --ckpt_path" if choice == "last" else "name another one, --ckpt_path FILE"
     raise UserError(
         f"ckpt_path={choice!r}: {run} has no checkpoint that can be read: {'; '.join(tried)}; "
-        "copy the files from a backup, or start anew without --ckpt_path"
+        f"copy the files from a backup, or {otherwise}"
     )
 
 
