@@ -137,8 +137,13 @@ def _look_alikes(counts: Counts) -> Iterator[Finding]:
 
 def _plain(label: str) -> str:
     """Write a label without what people do not see; single letters keep their case: they are what is classified."""
-    text = " ".join(unicodedata.normalize("NFKC", label).split())
+    text = " ".join(_visible(unicodedata.normalize("NFKC", label)).split())
     return text if len(text) == 1 else text.casefold()
+
+
+def _visible(label: str) -> str:
+    """Leave out what takes no room, as a byte order mark."""
+    return "".join(char for char in label if unicodedata.category(char) != "Cf")
 
 
 def _difference(names: Sequence[str]) -> str:
@@ -146,8 +151,10 @@ def _difference(names: Sequence[str]) -> str:
         "Unicode form": lambda name: unicodedata.normalize("NFKC", name),
         "white space": lambda name: " ".join(name.split()),
         "case": str.casefold,
+        "invisible characters": _visible,
     }
-    return next((way for way, write in ways.items() if len({write(name) for name in names}) == 1), ", ".join(ways))
+    several = ", ".join(way for way, write in ways.items() if any(write(name) != name for name in names))
+    return next((way for way, write in ways.items() if len({write(name) for name in names}) == 1), several)
 
 
 def _spelt(label: str) -> str:
