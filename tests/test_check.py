@@ -263,6 +263,7 @@ def test_help_says_what_there_is_to_look_for(capsys: pytest.CaptureFixture[str])
         (["--json", "mine.yaml"], "--json mine.yaml: the file exists and is not called .json"),
         (["--exclude_to", "folder"], "--exclude_to 'folder' is a folder"),
         (["--json", "one", "--exclude_to", "one"], "--exclude_to one: the file exists, or is in use"),
+        (["--run"], "--run needs a value"),
         ([], "no run found"),
     ],
 )
@@ -274,6 +275,16 @@ def test_a_mistake_in_usage_is_one_message(
     assert main(["check", *words]) == 2
     err = capsys.readouterr().err.splitlines()
     assert message in err[-1]
+
+
+def test_data_of_which_no_split_can_be_listed_are_findings_too(
+    workdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    draw_birds(workdir / "birds")
+    Path("all.txt").write_text("*\n")
+    found = check(capfd, "--data.root", "birds", "--data.exclude", "all.txt", *DATA)
+    assert [each["rule"] for each in found["findings"]] == ["unlisted-split"] * 3
+    assert found["exit_code"] == 2
 
 
 def test_what_cannot_be_written_in_the_end_is_one_message(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ class Exclusion:
             note = f"{each.file}: {counted(len(each.images), 'image')} left out"
             if unmatched:
                 first, lines = unmatched[0], counted(len(unmatched), "line matches", "lines match")
-                note += f"; {lines} nothing, e.g. line {first.number}: {first.text!r}"
+                note += f"; {lines} nothing, e.g. line {first.number}: {first.text!r:.100}"
             notes.append(note)
         return notes
 

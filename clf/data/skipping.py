@@ -82,7 +82,8 @@ class Skipping:
         if said is None or said[3] != key:
             return False
         self.bad, self.text = int(said[1]), text
-        self._require_few(self.bad, int(said[2]), example=f"listed in {self._record}")
+        reason, first, *_ = [*text.splitlines()[1:3], "", ""]
+        self._require_few(self.bad, int(said[2]), example=f"e.g. {first} {reason.removeprefix('# ')}")
         return True
 
     def _scan(self, listing: Listing) -> None:
