@@ -94,10 +94,12 @@ def test_ctrl_c_after_the_training_says_that_all_is_saved(
     assert metrics()["finished"]["epochs"] == 1
 
 
-def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path) -> None:
+def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIT, "--trainer.max_epochs", "2"]) == 0
     before = snapshot("runs/tiny/001")
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "1"]) == 2
+    said = "last.ckpt has 2 epochs behind it, and trainer.max_epochs=1; raise that to go on"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(said)
     assert snapshot("runs/tiny/001") == before
 
 
