@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from clf.callbacks.interrupt import Interrupted
 from clf.checkpoints import read_step
 from clf.errors import Ended, UserError, WorkFailed, first_line
-from clf.files import is_full
+from clf.files import is_full, is_refused
 from clf.runs import LAST
 from clf.session import Session
 
@@ -51,6 +51,9 @@ def exit_code(work: Callable[[], int], session: Session) -> int:
             log.error("%s", failure)
         return _of_all(1, session)
     except OSError as error:
+        if is_refused(error) and error.filename is not None:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"{error.filename} cannot be used: {reason}; mend that, or work on a copy") from error
         if not is_full(error):
             raise
         log.error("%s", _no_room(error, session))

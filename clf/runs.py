@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clf.errors import UserError, did_you_mean
-from clf.files import replace_text
+from clf.files import is_refused, replace_text
 from clf.mounts import mount_of
 
 log = logging.getLogger("clf")
@@ -119,7 +119,7 @@ def hold(run: Run) -> Callable[[], None]:
     Returns:
         Ends it.
     Raises:
-        UserError: If another process of this machine trains in there.
+        UserError: If another process of this machine trains in there, or nothing may be written there.
     """
     if sys.platform == "win32":
         return lambda: None
@@ -128,7 +128,10 @@ def hold(run: Run) -> Callable[[], None]:
     path = run.path / LOCK
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError:
+    except OSError as error:
+        if is_refused(error):
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"nothing can be written into {run}: {reason}; mend that, or go on in a copy") from error
         return lambda: None  # who writes next is told why
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
