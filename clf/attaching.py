@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from clf.callbacks.checkpoint import Checkpoint
 from clf.callbacks.model_info import ModelInfo
 from clf.callbacks.predictions import Predictions
+from clf.errors import UserError
 from clf.pictures import Pictures
 from clf.runs import Run
 
@@ -65,10 +66,17 @@ def place(callbacks: Mapping[str, Callback], *, run: Run | None, predictions: Pa
         run: The run directory; None where nothing is written.
         predictions: Folder of per-image files.
         pictures: Who draws.
+    Raises:
+        UserError: If checkpoints are to lie where nobody would find them.
     """
     checkpoint, writer, info = (callbacks.get(name) for name in ("checkpoint", "predictions", "model_info"))
     if run is not None and isinstance(checkpoint, Checkpoint):
-        checkpoint.dirpath = checkpoint.dirpath or str(run.checkpoints)
+        if checkpoint.dirpath and Path(checkpoint.dirpath) != run.checkpoints.resolve():
+            raise UserError(
+                f"callbacks.checkpoint.dirpath={checkpoint.dirpath!r}: every command looks for checkpoints in {run}, "
+                "and runs that share a folder replace each other's; leave it out (runs/ may be a link to another disk)"
+            )
+        checkpoint.dirpath = str(run.checkpoints)
     if run is not None and isinstance(info, ModelInfo):
         info.path = run.path / "environment.json"
     if isinstance(writer, Predictions):

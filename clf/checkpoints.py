@@ -181,6 +181,10 @@ def restoring(trainer: Any, path: Path | None) -> Iterator[None]:
         # Lightning lets go of what it has read when all of that is restored.
         if isinstance(error, UserError) or not trainer._checkpoint_connector._loaded_checkpoint:
             raise
+        if ended := re.search(r"current_epoch=(\d+), .*max_epochs=(\d+)", str(error)):
+            done, most = ended.groups()
+            said = f"checkpoint {path} has {done} epochs behind it, and trainer.max_epochs={most}; raise that to go on"
+            raise UserError(said) from error
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"checkpoint {path} cannot be restored ({reason}); give another --ckpt_path") from error
 

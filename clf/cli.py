@@ -34,7 +34,7 @@ from clf.config import compose
 from clf.data.datamodule import ImageData
 from clf.endings import AlreadyDone
 from clf.environment import available_precision, device_name
-from clf.errors import UserError
+from clf.errors import UserError, counted
 from clf.garbage import settled
 from clf.invocation import Invocation
 from clf.loggers import Rows, RunLogger
@@ -361,11 +361,13 @@ class CLI(LightningCLI):
         if not isinstance(writer, Predictions):
             raise UserError("callbacks.predictions=null: predict would write nothing; leave the callback on")
         self._work(self.trainer.predict, return_predictions=False)
-        log.info("predictions: %d rows in %s", writer.rows, writer.output or f"{writer.dirpath}/predict.csv")
+        rows, file = counted(writer.rows, "row"), writer.output or f"{writer.dirpath}/predict.csv"
+        log.info("predictions: %s in %s", rows, file)
         if writer.accuracy is not None:
             log.info("top-1: %s", writer.accuracy)
         if writer.errors:
-            log.error("%d of %d images have no prediction; see the column error", writer.errors, writer.rows)
+            have = "has" if writer.errors == 1 else "have"
+            log.error("%d of %d images %s no prediction; see the column error", writer.errors, writer.rows, have)
             self.exit_code = 1
 
 

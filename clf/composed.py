@@ -148,7 +148,7 @@ def composed(verb: str, words: Sequence[str], kind: type[Composed] = Composed) -
         warnings.filterwarnings("ignore", r"You are trying to `self.log\(\)` but")  # there is nobody who keeps a log
         invocation = understand(verb, with_configuration(words) if verb == "fit" else words)
         if verb == "fit" and invocation.checkpoint is not None:
-            raise UserError("ckpt_path: weights decide nothing about speed; leave it out")
+            raise UserError("ckpt_path: nothing is trained here, and weights decide nothing; leave it out")
         try:
             yield kind(Session(invocation))
         except MisconfigurationException as error:

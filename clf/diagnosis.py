@@ -75,7 +75,7 @@ class Diagnosis:
         report.findings += unlisted
         if "labels" in self.subjects:
             report.findings += self._labels(found)
-        if {"files", "duplicates"} & set(self.subjects):
+        if found and {"files", "duplicates"} & set(self.subjects):
             report.findings += self._files(found)
         if {"configuration", "cost"} & set(self.subjects):
             self._configuration(report)

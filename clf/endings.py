@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from clf.callbacks.interrupt import Interrupted
 from clf.checkpoints import read_step
 from clf.errors import Ended, UserError, WorkFailed, first_line
-from clf.files import is_full
+from clf.files import is_full, is_refused
 from clf.runs import LAST
 from clf.session import Session
 
@@ -36,7 +36,8 @@ def exit_code(work: Callable[[], int], session: Session) -> int:
     except Interrupted as stop:
         if stop.checkpoint is None and session.processes.line is not None:
             raise Ended(str(stop), stop.exit_code) from stop  # the others may not have been asked
-        log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else "")
+        nothing = "; nothing was saved" if session.invocation.verb == "fit" else ""
+        log.warning("%s%s", stop, "; go on with: clf fit --ckpt_path last" if stop.checkpoint else nothing)
         return _of_all(stop.exit_code, session)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Ctrl-C while something is drawn or written in the end; inside of its fit Lightning makes a SystemExit of it.
@@ -50,6 +51,9 @@ def exit_code(work: Callable[[], int], session: Session) -> int:
             log.error("%s", failure)
         return _of_all(1, session)
     except OSError as error:
+        if is_refused(error) and error.filename is not None:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"{error.filename} cannot be used: {reason}; mend that, or work on a copy") from error
         if not is_full(error):
             raise
         log.error("%s", _no_room(error, session))

@@ -56,6 +56,28 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """Spell out what would move the cursor or ring the bell: labels and names of files may hold anything.
+
+    Args:
+        text: What is to be printed.
+        lines: Whether it may have several, and tabs in them.
+    """
+    return "".join(char if char.isprintable() or (lines and char in "\n\t") else ascii(char)[1:-1] for char in text)
+
+
+def counted(count: float, one: str, many: str | None = None) -> str:
+    """Say how many there are of something: ``1 file is``, ``1,200 files are``.
+
+    Args:
+        count: How many.
+        one: What follows where it is one.
+        many: What follows otherwise; by default ``one`` and an s.
+    """
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {one if count == 1 else many or one + 's'}"
+
+
 def did_you_mean(word: str, options: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Suggest the nearest option, ready to be appended to a message.
 
@@ -74,8 +96,3 @@ def name_some(names: Sequence[str], most: int = 3, *, write: Callable[[str], str
     """Name the first few of many, in quotes if nothing else is said: ``'a', 'b', 'c' and 9 more``."""
     shown = ", ".join(map(write, names[:most]))
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
-
-
-def printable(text: str) -> str:
-    """Spell out what would move a terminal's cursor, ring its bell or turn the direction of writing."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -68,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         What to write. If that fails, it is removed, and the old file is as it was.
     """
-    with _naming(path):
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_char_device() or path.is_fifo():
             yield path
@@ -134,14 +134,19 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Have an error say which file it is about: a failed write does not know."""
+def naming(path: Path) -> Iterator[None]:
+    """Have an error say which file it is about: a failed write does not know, nor does who opens a ``….partial``."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.errno is not None and error.filename in (None, f"{path}.partial"):
             error.filename = str(path)
         raise
+
+
+def is_refused(error: BaseException) -> bool:
+    """Tell whether a file may not be written, because of permissions or of how its disk is mounted."""
+    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def is_full(error: BaseException) -> bool:

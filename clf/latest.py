@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clf import runs
+from clf.errors import UserError
 
 
 def with_configuration(words: Sequence[str]) -> list[str]:
@@ -23,6 +24,8 @@ def with_configuration(words: Sequence[str]) -> list[str]:
         at = keys.index("--run")
         _, given, value = rest[at].partition("=")
         value = value if given else "".join(rest[at + 1 : at + 2])
+        if not value or value.startswith("--"):
+            raise UserError("--run needs a value")
         run = runs.open_run(Path(value))
         del rest[at : at + (1 if given else 2)]
     return ["--config", str((run or runs.latest()).config), *rest]

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from clf.errors import printable
+
 log = logging.getLogger("clf")
 _LIBRARIES = ("lightning.pytorch", "lightning.fabric")
 
@@ -24,6 +26,13 @@ _EXPECTED_WARNINGS = {
     "Precision .* is not supported by the model summary": "the summary's size estimate is not what it is for",
 }
 """Part of a library's warning -> why a user need not see it."""
+
+
+class _Formatter(logging.Formatter):
+    """Lets nothing of a message through that steers a terminal, also not one that shows a file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
 
 
 class _Terminal(logging.StreamHandler[TextIO]):
@@ -55,7 +64,7 @@ def logging_to_terminal(level: str = "info", *, quiet: bool = False) -> Iterator
         quiet: Whether only errors are said, because another process says the rest.
     """
     handler = _Terminal()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Formatter("%(message)s"))
     log.addHandler(handler)
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     set_level(level)
@@ -87,7 +96,7 @@ def set_level(level: str) -> None:
 def also_to(path: Path) -> None:
     """Append every message to a file, until the command ends."""
     handler = _File(path, encoding="utf-8", errors="backslashreplace", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     _everywhere("addHandler", handler)
 
 

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from clf.errors import UserError, did_you_mean, said_of
+from clf.errors import UserError, did_you_mean, printable, said_of
 from clf.garbage import process_of_our_own, settled
 
 TRAINER_VERBS = {
@@ -88,7 +88,7 @@ def _run(words: list[str]) -> int:
         if debug and not isinstance(error, SystemExit):
             traceback.print_exc()
         if message and not (code == 130 and "CLF_CALLED" in os.environ):  # then the process that called it says so
-            print(f"clf: {message}", file=sys.stderr)
+            print(f"clf: {printable(message, lines=True)}", file=sys.stderr)
         return code
 
 

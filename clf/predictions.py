@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clf.errors import UserError
-from clf.files import csv_text, partial_of, place, spelled_out
+from clf.files import csv_text, naming, partial_of, place, spelled_out
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 """What a table's file name may end in; it decides the format."""
@@ -149,14 +149,16 @@ class PredictionWriter:
 
     def write(self, rows: Iterable[Prediction]) -> None:
         """Append rows."""
-        self._sink.write([self._cells(row) for row in rows])
+        with naming(self.path):
+            self._sink.write([self._cells(row) for row in rows])
 
     def close(self) -> None:
         """Finish the table and move it to its place; if that fails, nothing is left of it."""
         try:
-            self._sink.finish()
-            self._file.close()
-            place(self._partial, self.path)
+            with naming(self.path):
+                self._sink.finish()
+                self._file.close()
+                place(self._partial, self.path)
         except BaseException:
             self.abort()
             raise

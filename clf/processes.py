@@ -23,7 +23,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from clf.errors import Ended, UserError, said_of
+from clf.errors import Ended, UserError, printable, said_of
 from clf.lifeline import Cause, First, Lifeline, Other
 
 _CALLED = "CLF_CALLED"
@@ -236,7 +236,7 @@ class Processes:
         """Say why all end, once on each machine."""
         orphaned = self.line is not None and self.line.orphaned
         if cause.message and (self.place.local_rank == 0 or (orphaned and self.place.rank == 1)):
-            print(f"clf: {cause.message}", file=sys.stderr)
+            print(f"clf: {printable(cause.message, lines=True)}", file=sys.stderr)
 
     def _forced(self) -> None:
         self.tidy()
@@ -333,6 +333,10 @@ def _open_store(*, first: bool) -> Store:
     if TorchElasticEnvironment.detect():
         environment: Any = TorchElasticEnvironment()
     elif "SLURM_NTASKS" in os.environ:
+        if (count := os.environ["SLURM_NTASKS"]) != "1" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise UserError(
+                f"{count} tasks of SLURM, and nothing says how many on a node; add --ntasks-per-node to srun"
+            )
         environment = SLURMEnvironment()
     else:
         environment = None

@@ -36,9 +36,10 @@ def find(run: Run, choice: str) -> Path:
         tried.append(problem)
     if not wanted.is_file() and len(tried) == 1:
         raise UserError(f"ckpt_path={choice!r}: {run}/checkpoints/{wanted.name} {_how_it_is_missing(wanted)}")
+    otherwise = "start anew without --ckpt_path" if choice == "last" else "name another one, --ckpt_path FILE"
     raise UserError(
         f"ckpt_path={choice!r}: {run} has no checkpoint that can be read: {'; '.join(tried)}; "
-        "copy the files from a backup, or start anew without --ckpt_path"
+        f"copy the files from a backup, or {otherwise}"
     )
 
 
@@ -73,7 +74,7 @@ def _step(path: Path) -> int:
 def _problem(path: Path, *, resumes: bool) -> str | None:
     """Say why a file cannot be used; None if it can."""
     if not path.is_file():
-        return f"{path.name} is gone"
+        return f"{path.name} is no file" if os.path.lexists(path) else f"{path.name} is gone"
     try:
         if sums.is_damaged(path):
             return f"{path.name} is damaged (its SHA-256 is not the one in {sums.SUMS})"

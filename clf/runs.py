@@ -1,13 +1,20 @@
 """Run directories: where a run lives, which one is the latest, and which file ``last``, ``best`` and ``auto`` mean."""
 
+import logging
 import os
 import re
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from clf.errors import UserError, did_you_mean
-from clf.files import replace_text
+from clf.files import is_refused, replace_text
 from clf.mounts import mount_of
+
+log = logging.getLogger("clf")
 
 RUNS = Path("runs")
 """Folder of all runs, in the working folder."""
@@ -18,6 +25,9 @@ LAST = "last.ckpt"
 
 PREVIOUS = "last-1.ckpt"
 """What ``last.ckpt`` was before, for the case that it is damaged."""
+
+LOCK = ".lock"
+"""Who trains in the directory at the moment."""
 
 CHOICES = ("last", "best", "auto")
 """Words that ``--ckpt_path`` takes instead of a file."""
@@ -83,6 +93,62 @@ def reserve(name: str) -> Run:
         raise UserError(f"cannot make a run directory in {RUNS / name}: {error.strerror or error}") from error
 
 
+def hold(run: Run) -> Callable[[], None]:
+    """Keep other processes from training in a directory at the same time.
+
+    The lock is of POSIX's kind: it is this process's alone, not also that of processes which it starts, and the kernel
+    frees it when this one dies.
+
+    Args:
+        run: The run; what cannot be locked, on a mount without locks, is nobody's.
+    Returns:
+        Ends it.
+    Raises:
+        UserError: If another process of this machine trains in there, or nothing may be written there.
+    """
+    if sys.platform == "win32":
+        return lambda: None
+    import fcntl
+
+    path = run.path / LOCK
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if is_refused(error):
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"nothing can be written into {run}: {reason}; mend that, or go on in a copy") from error
+        return lambda: None  # who writes next is told why
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        who = os.read(handle, 1000).decode(errors="replace").strip()
+        os.close(handle)
+        _refuse_company(run, who or "another process")
+        return lambda: None
+    except OSError:
+        pass
+
+    def end() -> None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(handle)
+
+    with suppress(OSError):  # no room for a name
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return end
+
+
+def _refuse_company(run: Run, who: str) -> None:
+    """Refuse a run that another process trains; a lock from another machine may have outlived it."""
+    machine = who.partition(" on ")[2] or socket.gethostname()
+    if machine != socket.gethostname():
+        log.warning("%s: %s trains there, or did until its machine was lost; if it does, end one of the two", run, who)
+        return
+    raise UserError(f"{run} is being trained by {who}; wait for its end, or leave --ckpt_path out for a run of its own")
+
+
 def publish(run: Run) -> None:
     """Point ``runs/latest`` at a run, atomically; without symbolic links it is a file that names the run.
 
@@ -90,9 +156,7 @@ def publish(run: Run) -> None:
         UserError: If a folder is in the way, as some copies of ``runs/`` leave it.
     """
     RUNS.mkdir(exist_ok=True)
-    link = RUNS / "latest"
-    if link.is_dir() and not link.is_symlink():
-        raise UserError(f"{link} is a folder, where the link to the newest run belongs; move it away")
+    link = free_link()
     target = run.path.relative_to(RUNS) if run.path.is_relative_to(RUNS) else run.path.resolve()
     if not mount_of(RUNS).symlinks:
         replace_text(link, f"{target}\n")
@@ -101,6 +165,18 @@ def publish(run: Run) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(link)
+
+
+def free_link() -> Path:
+    """Give the place of the link to the latest run.
+
+    Raises:
+        UserError: If a folder is in the way, as some copies of ``runs/`` leave it.
+    """
+    link = RUNS / "latest"
+    if link.is_dir() and not link.is_symlink():
+        raise UserError(f"{link} is a folder, where the link to the newest run belongs; move it away")
+    return link
 
 
 def names() -> list[str]:

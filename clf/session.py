@@ -3,6 +3,7 @@
 import inspect
 import logging
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from functools import cached_property
@@ -17,6 +18,7 @@ from lightning.pytorch import Trainer
 from clf import logs, results, runs
 from clf.config import flatten
 from clf.data.skipping import RECORD
+from clf.errors import counted
 from clf.invocation import Invocation
 from clf.mounts import mount_of
 from clf.processes import Place, Processes
@@ -42,13 +44,17 @@ class Session:
         self.trained = False  # whether a fit has come to its end
         self.resumes = invocation.verb == "fit" and invocation.checkpoint is not None
         self._reserved: Run | None = None
+        self._release: Callable[[], None] = lambda: None
         self._scratch: TemporaryDirectory[str] | None = None
 
     def open(self) -> Run:
         """Take the directory that a fit works in: the resumed run's, or a new one; messages go to its ``log.txt``."""
+        if self.processes.first:
+            runs.free_link()  # not only when training starts
         if self.run is None:
             self.run = Run(Path(self.processes.agreed("directory", self._reserve)))
         if self.processes.first:  # of several machines, the others may not have the directory
+            self._release = runs.hold(self.run)
             logs.also_to(self.run.path / "log.txt")
             mount = mount_of(self.run.path)
             if not mount.renames:
@@ -62,6 +68,8 @@ class Session:
 
     def close(self) -> None:
         """Remove a directory that was reserved for a run that never began, and what was only scratch."""
+        release, self._release = self._release, lambda: None
+        release()
         if self._scratch is not None:
             self._scratch.cleanup()
         if self._reserved is not None and not self._reserved.config.exists():
@@ -163,7 +171,7 @@ def conclude_fit(run: Run, trainer: Trainer) -> None:
     results.record(path, {"finished": {"epochs": trainer.current_epoch, "reason": reason, "minutes": minutes}})
     if (best := results.read(path).get("val")) is not None:
         log.info("best epoch %d: %s\n%s", best["epoch"], results.describe(best), results.table(best))
-    log.info("finished: %s (%s epochs); everything is in %s", reason, trainer.current_epoch, run)
+    log.info("finished: %s (%s); everything is in %s", reason, counted(trainer.current_epoch, "epoch"), run)
     if trainer.checkpoint_callback is None:
         log.warning("no checkpoint was kept: callbacks.checkpoint is off")
         return

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,25 @@ def test_a_run_with_a_cache_in_memory_leaves_none(workdir: Path) -> None:
     file = path_in(line)
     assert str(file).startswith("/dev/shm/clf-")
     assert not list(file.parent.glob(f"{file.stem}*"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_builder_gives_its_memory_back(tmp_path: Path, signum: int) -> None:
+    place = memory()
+    assert place is not None
+
+    def is_writing() -> bool:
+        with suppress(OSError):  # a file that was just closed
+            files = [os.readlink(each) for each in Path(f"/proc/{killed.pid}/fd").iterdir()]
+            return any(file.startswith(f"{place.folder}/") and not file.endswith(".lock") for file in files)
+        return False
+
+    killed = start(tmp_path / "images", "ram", 9, tmp_path, gate=Gate(tmp_path / "images"))
+    until(is_writing)
+    killed.send_signal(signum)
+    killed.communicate()
+    assert not list(place.folder.glob("*.partial"))
+    assert end(start(tmp_path / "images", "ram", 9, tmp_path)).startswith("cache: 700 images, ")
 
 
 def test_a_cache_that_nobody_refers_to_any_more_is_gone_before_the_process_is(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ SPOILT = {
 }
 
 
+def test_what_is_there_once_is_said_in_the_singular(capfd: pytest.CaptureFixture[str], spoilt: Path) -> None:
+    found = check(capfd, "--data.root", str(spoilt), "--few", "13", *DATA)
+    once = [each["message"] for each in found["findings"] if each["count"] == 1]
+    assert len(once) > 8
+    plural = re.compile(r"\b1 (files|images|rows|labels) |\b1 of \d+ \w+ (are|have) |\b1 called \S+ hold ")
+    assert [message for message in once if plural.search(message)] == []
+
+
 def test_each_planted_problem_is_found_with_its_count_in_one_go(
     spoilt: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,15 +256,24 @@ def test_help_says_what_there_is_to_look_for(capsys: pytest.CaptureFixture[str])
     [
         (["--only", "label"], "no subject 'label'; did you mean 'labels'?"),
         (["--price_per_hour", "cheap"], "'cheap' must be a number"),
+        (["--price_per_hour", "-1"], "'-1' must be a number, e.g. 0.35, and none below 0"),
+        (["--price_per_hour", "nan"], "'nan' must be a number"),
         (["--data.root", "nowhere"], "data.root='nowhere' is not a folder"),
         (["--data.root", ".", "--data.bach_size", "3"], "data.batch_size"),
         (["--json", "no/where.json"], "--json no/where.json: there is no such folder"),
+        (["--json", "folder"], "--json 'folder' is a folder; choose a file"),
+        (["--json", "mine.yaml"], "--json mine.yaml: the file exists and is not called .json"),
+        (["--exclude_to", "folder"], "--exclude_to 'folder' is a folder"),
+        (["--json", "one", "--exclude_to", "one"], "--exclude_to one: the file exists, or is in use"),
+        (["--run"], "--run needs a value"),
         ([], "no run found"),
     ],
 )
 def test_a_mistake_in_usage_is_one_message(
     workdir: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
+    Path("folder").mkdir()
+    Path("mine.yaml").write_text("{}")
     assert main(["check", *words]) == 2
     err = capsys.readouterr().err.splitlines()
     assert message in err[-1]
@@ -269,6 +286,24 @@ def test_the_documents_name_every_rule() -> None:
     pages = ((ROOT / f"docs/howto/{name}.md").read_text("utf-8") for name in ("check", "cost"))
     assert len(rules) > 40
     assert rules - {word for page in pages for word in re.findall(r"`([a-z-]+)`", page)} == set()
+
+
+def test_data_of_which_no_split_can_be_listed_are_findings_too(
+    workdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    draw_birds(workdir / "birds")
+    Path("all.txt").write_text("*\n")
+    found = check(capfd, "--data.root", "birds", "--data.exclude", "all.txt", *DATA)
+    assert [each["rule"] for each in found["findings"]] == ["unlisted-split"] * 3
+    assert found["exit_code"] == 2
+
+
+def test_what_cannot_be_written_in_the_end_is_one_message(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    draw_birds(workdir / "birds")
+    assert main(["check", "--data.root", "birds", *DATA, "--json", "/proc/found.json"]) == 2
+    out, err = capfd.readouterr()
+    assert "check: nothing found" in out
+    assert err.splitlines()[-1].startswith("clf: --json /proc/found.json")
 
 
 def test_ctrl_c_ends_a_check_at_once_and_without_a_traceback(

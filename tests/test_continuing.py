@@ -36,6 +36,21 @@ def test_an_extended_run_that_is_interrupted_goes_on(folder: Path) -> None:
     assert metrics()["finished"]["epochs"] == 3
 
 
+def test_a_run_that_keeps_no_checkpoint_does_not_say_that_it_can_go_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = '{"class_path": "stopper.Stop", "init_args": {"step": 2}}'
+    assert main([*FIT, "--callbacks.checkpoint", "null", "--callbacks.stop", stop]) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped by SIGTERM; nothing was saved"
+
+
+def test_a_copy_of_the_link_is_told_before_there_is_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/latest").mkdir(parents=True)
+    assert main(FIT) == 2
+    assert "runs/latest is a folder, where the link to the newest run belongs" in capsys.readouterr().err
+    assert [path.name for path in Path("runs").iterdir()] == ["latest"]
+
+
 def test_the_rest_of_an_epoch_cannot_be_dealt_in_other_steps(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stop = '{"class_path": "stopper.Stop", "init_args": {"step": 2}}'
     assert main([*FIT, "--trainer.max_epochs", "1", "--callbacks.stop", stop]) == 143
@@ -79,10 +94,12 @@ def test_ctrl_c_after_the_training_says_that_all_is_saved(
     assert metrics()["finished"]["epochs"] == 1
 
 
-def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path) -> None:
+def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIT, "--trainer.max_epochs", "2"]) == 0
     before = snapshot("runs/tiny/001")
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "1"]) == 2
+    said = "last.ckpt has 2 epochs behind it, and trainer.max_epochs=1; raise that to go on"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(said)
     assert snapshot("runs/tiny/001") == before
 
 
@@ -232,6 +249,10 @@ def test_without_validation_a_run_trains_and_says_what_is_off(folder: Path, caps
     [
         (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches=0"),
         (["--model.optimizer.lr", "-1"], "model.optimizer or model.lr_scheduler: Invalid learning rate: -1"),
+        (
+            ["--callbacks.checkpoint.dirpath", "big"],
+            "every command looks for checkpoints in runs/tiny/001, and runs that",
+        ),
     ],
 )
 def test_numbers_that_cannot_be_are_mistakes_of_the_configuration(

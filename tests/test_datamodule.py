@@ -139,7 +139,7 @@ def test_label_that_train_lacks_stops_or_is_skipped(root: Path, caplog: pytest.L
         data(root).setup("fit")
     with caplog.at_level(logging.INFO, "clf"):
         data(root, on_unknown_label="skip").setup("fit")
-    assert "skipped 1 val samples" in caplog.text
+    assert "skipped 1 val sample with" in caplog.text
 
 
 def test_what_was_left_out_is_said_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -149,7 +149,7 @@ def test_what_was_left_out_is_said_once(root: Path, caplog: pytest.LogCaptureFix
         for _ in range(2):
             module.setup("fit")
     (message,) = said(caplog)
-    assert "ignored 1 hidden or other files" in message
+    assert "ignored 1 hidden or other file that is no image" in message
 
 
 def test_missing_test_split_is_said_by_the_stage_that_needs_it(tmp_path: Path) -> None:

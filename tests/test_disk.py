@@ -54,3 +54,9 @@ def test_folder_that_cannot_be_listed_is_refused(tmp_path: Path) -> None:
     loop.symlink_to(loop)
     with pytest.raises(UserError, match="loop: cannot be listed"):
         Disk().holds(f"{loop}/1.jpg")
+
+
+def test_there_is_nothing_under_a_path_that_is_too_long(tmp_path: Path) -> None:
+    path = f"{tmp_path}/{'x' * 5000}/1.jpg"
+    assert not Disk().holds(path)
+    assert Disk().real(path) == path

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clf.errors import UserError, did_you_mean, name_some
+from clf.errors import UserError, counted, did_you_mean, name_some
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,15 @@ def test_options_may_come_from_anything_that_can_be_walked_over_once() -> None:
 def test_long_lists_are_cut_short_and_counted() -> None:
     assert name_some(["a", "b"]) == "'a', 'b'"
     assert name_some(list("abcde")) == "'a', 'b', 'c' and 2 more"
+
+
+def test_what_is_counted_agrees_with_its_number() -> None:
+    assert [counted(count, "file") for count in (0, 1, 1200, 0.5)] == ["0 files", "1 file", "1,200 files", "0.5 files"]
+    assert [counted(count, "batch is", "batches are") for count in (1, 2, 1.0)] == [
+        "1 batch is",
+        "2 batches are",
+        "1 batch is",
+    ]
 
 
 def test_a_user_error_can_be_caught_as_a_value_error() -> None:

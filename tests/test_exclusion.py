@@ -82,7 +82,7 @@ def test_each_list_says_what_it_left_out_and_which_lines_match_nothing(root: Pat
 def test_lines_that_match_only_in_a_split_that_is_not_used_are_no_mistake(root: Path) -> None:
     module = excluding(root, "test/cat/0.png\n")
     module.setup("fit")
-    assert module.catalogue.notes == [f"{root.parent}/bad.txt: 1 images left out"]
+    assert module.catalogue.notes == [f"{root.parent}/bad.txt: 1 image left out"]
 
 
 def test_exclusion_comes_before_the_rules(root: Path) -> None:
@@ -117,6 +117,9 @@ def test_list_that_cannot_be_read_is_refused(root: Path) -> None:
         UserError, match=r"data.exclude='.*/bda.txt' cannot be read \(No such .*\); did you mean 'bad.txt'"
     ):
         image_data(root, exclude=f"{root.parent}/bda.txt").setup("fit")
+    (root.parent / "bad.txt").write_bytes(b"a.png\n\n/b\0b/1.png\n")
+    with pytest.raises(UserError, match=r"bad.txt:3: the line holds a null byte, as no path does; mend it"):
+        image_data(root, exclude=f"{root.parent}/bad.txt").setup("fit")
     (root.parent / "bad.txt").write_bytes(b"\xff\n")
     with pytest.raises(UserError, match=r"bad.txt: not UTF-8 \(.*\); data.exclude wants text with a path on a line"):
         image_data(root, exclude=f"{root.parent}/bad.txt").setup("fit")

@@ -136,6 +136,7 @@ def test_neither_a_full_disk_nor_a_mount_that_lacks_things_costs_more_than_time(
         message = next(line for line in said.splitlines() if line.startswith("no space left for runs/tiny/001/"))
         after = "nothing was lost: runs/tiny/001/checkpoints/last.ckpt is from step 6; make room and go on with: "
         assert message.endswith(f"; {after}clf fit --ckpt_path last")
+        assert ".partial" not in message
         assert ("checkpoints/" in message.split(";")[0]) == (left == "60000")
         assert "Traceback" not in said
         assert (code, sums, resumed, same) == (1, 0, 0, True), then

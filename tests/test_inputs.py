@@ -82,7 +82,7 @@ def test_glob_takes_the_images_that_match_sorted(tmp_path: Path) -> None:
     assert paths(f"{tmp_path}/a/*") == [f"{tmp_path}/a/1.jpg", f"{tmp_path}/a/2.jpg"]
     assert paths(f"{tmp_path}/**/*.png") == [f"{tmp_path}/b/c/1.png"]
     _, notes = find_inputs(f"{tmp_path}/a/*", classes=CLASSES)
-    assert notes == [f"{tmp_path}/a/*: ignored 1 hidden or other files that are no images"]
+    assert notes == [f"{tmp_path}/a/*: ignored 1 hidden or other file that is no image"]
 
 
 def test_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
@@ -90,9 +90,7 @@ def test_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
     assert paths(image) == [str(image)]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "message"), [("*.jpg", "matches nothing"), ("*", "1 files, none of them an image")]
-)
+@pytest.mark.parametrize(("pattern", "message"), [("*.jpg", "matches nothing"), ("*", "1 file, but no image")])
 def test_glob_that_matches_no_image_is_refused(tmp_path: Path, pattern: str, message: str) -> None:
     touch(tmp_path, "notes.txt")
     assert message in refusal(f"{tmp_path}/{pattern}")

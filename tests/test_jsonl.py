@@ -77,6 +77,13 @@ def test_label_that_is_no_text_is_refused(tmp_path: Path, label: Any) -> None:
     assert "write it as text, in quotes" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("label", ["\ud83d", "a\0b"])
+def test_label_that_no_file_can_hold_is_refused(tmp_path: Path, label: str) -> None:
+    write_rows(tmp_path, "train/a.jsonl", {"image": "1.jpg", "label": label})
+    with pytest.raises(UserError, match=r"train/a.jsonl:1: label='.*' holds what is no character, and no file can; m"):
+        source(tmp_path).samples("train")
+
+
 def test_empty_labels_are_dropped_and_counted(tmp_path: Path) -> None:
     rows = [{"image": "1.jpg", "suffix": label} for label in ["", None, "  ", "a"]]
     rows_source = source(write_rows(tmp_path, "train/a.jsonl", *rows))

@@ -106,3 +106,12 @@ def test_a_name_that_is_no_text_is_spelled_out_in_the_log(tmp_path: Path, capfd:
         clf.info("class %s", b"caf\xe9".decode(errors="surrogateescape"))
     assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("class caf\\udce9\n")
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_name_that_would_steer_the_terminal_is_spelled_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with logging_to_terminal():
+        logs.also_to(tmp_path / "log.txt")
+        clf.info("read %s and\n\t%s", "\x1b]0;owned\x07.jpg", "küken.jpg")
+    spelled = "read \\x1b]0;owned\\x07.jpg and\n\tküken.jpg\n"
+    assert capfd.readouterr().err == spelled
+    assert (tmp_path / "log.txt").read_text().endswith(spelled)

@@ -134,5 +134,8 @@ def test_a_rate_that_is_far_too_high_ends_with_the_images_and_advice(
     assert "the batch of step 1: images/train/" in said[-2]
     assert said[-2].count(".png") == 4
     assert "the loss is nan in step 1 (epoch 0, learning rate 9.92e+29), batch 1 (images/train/" in said[-1]
-    assert "nothing was saved: start again with a lower --model.optimizer.lr" in said[-1]
+    advice = "nothing was saved: start again with a lower --model.optimizer.lr, or a --trainer.gradient_clip_val "
+    assert said[-1].endswith(f"{advice}such as 1.0")
+    assert main([*FIT, *rate, "--trainer.gradient_clip_val", "0.5"]) == 1
+    assert capsys.readouterr().err.endswith(f"{advice}below 0.5\n")
     assert not list(Path("runs").glob("*/*/checkpoints/*.ckpt"))

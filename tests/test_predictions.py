@@ -172,10 +172,11 @@ def test_a_full_disk_is_an_error_that_harms_nothing(tmp_path: Path, suffix: str)
     before = path.read_bytes()
     with (
         disk_full_after(20_000),
-        pytest.raises(OSError, match="too large"),
+        pytest.raises(OSError, match="too large") as error,
         PredictionWriter(path, top_k=1, labelled=True) as writer,
     ):
         writer.write(Prediction(f"{i}.png", (("a", 0.5),)) for i in range(20_000))
+    assert error.value.filename == str(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -185,8 +186,9 @@ def test_a_disk_that_is_full_only_at_the_end_is_an_error_too(tmp_path: Path, suf
     path = tmp_path / f"p{suffix}"
     writer = PredictionWriter(path, top_k=1, labelled=True)
     writer.write([Prediction("a.png", (("a", 0.5),))])
-    with disk_full_after(10), pytest.raises(OSError, match="too large"):
+    with disk_full_after(10), pytest.raises(OSError, match="too large") as error:
         writer.close()
+    assert error.value.filename == str(path)
     assert list(tmp_path.iterdir()) == []
 
 

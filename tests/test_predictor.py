@@ -207,7 +207,7 @@ def test_clf_predict_counts_what_it_could_not_read(
     assert '"true": "0"' in first
     assert "label_2" not in first
     assert "no such file" in second
-    assert "1 of 2 images have no prediction" in caplog.text
+    assert "1 of 2 images has no prediction" in caplog.text
     assert "top-1: " in caplog.text
 
 

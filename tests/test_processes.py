@@ -175,6 +175,15 @@ def test_every_launcher_says_which_process_this_is(
     assert find_place() == place
 
 
+def test_tasks_of_slurm_that_no_node_is_known_of_are_refused_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    with pytest.raises(UserError, match=r"4 tasks of SLURM, and nothing says how many on a node; add --ntasks-per-nod"):
+        Processes(find_place()).meet()
+
+
 def test_several_machines_without_a_number_for_each_are_refused() -> None:
     with pytest.raises(UserError, match=r"trainer.num_nodes=2: start clf on each machine by torchrun or srun, or with"):
         Processes(Place()).counts({"num_nodes": 2})

@@ -170,3 +170,17 @@ def test_a_damaged_best_checkpoint_is_replaced_by_the_same_epoch_s(
         flip(path)
     assert main(["test"]) == 2
     assert "best.ckpt is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt", "last-1.ckpt", "SHA256SUMS"])
+def test_a_folder_in_the_place_of_a_file_is_told_before_the_training(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (RUN / name).unlink()
+    (RUN / name).mkdir()
+    before = (RUN.parent / "config.yaml").stat().st_mtime_ns
+    assert main(["fit", "--ckpt_path", "last", "--callbacks.stop", "null"]) == 2
+    *said, message = capsys.readouterr().err.splitlines()
+    assert message == f"clf: {RUN}/{name} is a folder, where a file belongs; move it away"
+    assert name != "last.ckpt" or "last.ckpt is no file; in its place: " in said[0]
+    assert (RUN.parent / "config.yaml").stat().st_mtime_ns == before

@@ -207,7 +207,7 @@ def test_image_of_one_root_s_train_in_another_s_validation_is_refused(tmp_path: 
             tmp_path / "c", "valid/rows.jsonl", {"image": f"../{path}" if path[0] == "." else path, "label": "cat"}
         )
     message = refusal([str(a), str(b)])
-    assert "1 images of val are also in train, e.g. " in message
+    assert "1 image of val is also in train, e.g. " in message
     assert f" is {a}/train/cat/1.png; a score would be of images trained on: remove them from one" in message
 
 
@@ -215,7 +215,7 @@ def test_image_of_train_in_test_is_refused_within_one_root_as_well(tmp_path: Pat
     touch(tmp_path, *NAMES)
     found = [{"path": n, "label": "xy"[i % 2], "split": "train"} for i, n in enumerate(NAMES)]
     file = table(tmp_path / "a.csv", [*found, {"path": "./2.jpg", "label": "y", "split": "test"}])
-    with pytest.raises(UserError, match=r"1 images of test are also in train, e\.g\. .*/\./2.jpg is .*/2.jpg;"):
+    with pytest.raises(UserError, match=r"1 image of test is also in train, e\.g\. .*/\./2.jpg is .*/2.jpg;"):
         image_data(file).samples("test")
 
 
@@ -225,7 +225,7 @@ def test_image_in_validation_and_test_is_no_mistake_but_said(tmp_path: Path) -> 
     file = table(tmp_path / "a.csv", [{"path": n, "label": "xy"[n > "1.jpg"], "split": s} for n, s in splits])
     module = image_data(file)
     module.describe()
-    assert module.catalogue.notes == [f"{module.source}: 1 images of test are also in val, e.g. {tmp_path}/4.jpg"]
+    assert module.catalogue.notes == [f"{module.source}: 1 image of test is also in val, e.g. {tmp_path}/4.jpg"]
 
 
 def test_image_that_two_roots_name_in_one_split_is_said_and_never_divided(

@@ -1,11 +1,14 @@
 """Run directories: numbered without gaps or clashes, found by name, link or checkpoint, and missed with a hint."""
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_cacheplace import mounts
 
 from clf import runs
 from clf.errors import UserError
@@ -32,6 +35,65 @@ def refusal(call: object, *words: object) -> str:
         call(*words)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+# Holding
+
+HOLD = """
+import os
+import sys
+import time
+from clf import runs
+from clf.runs import Run
+from pathlib import Path
+end = runs.hold(Run(Path("runs/exp/001")))
+if os.fork() == 0:
+    print("held", flush=True)
+    sys.stdin.read()  # a worker, which outlives who started it
+    os._exit(0)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(workdir: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a run until it is killed."""
+    start()
+    words, environment = [sys.executable, "-c", HOLD], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment, bufsize=1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(holder: subprocess.Popen[str]) -> None:
+    run = Run(Path("runs/exp/001"))
+    said = refusal(runs.hold, run)
+    assert said.startswith(f"runs/exp/001 is being trained by process {holder.pid} on {socket.gethostname()}; wait for")
+    holder.kill()
+    holder.wait()
+    runs.hold(run)()
+    assert not (run.path / ".lock").exists()
+
+
+def test_a_run_that_may_not_be_written_is_told_at_once(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs none "$1"; cd "$1"; mkdir -p runs/exp/001; mount -o remount,ro "$1"; exec "$2" -c "$3"'
+    program = f"import sys\nsys.path = {sys.path!r}\nfrom pathlib import Path\nfrom clf import runs\n"
+    program += "try:\n  runs.hold(runs.Run(Path('runs/exp/001')))\nexcept ValueError as error:\n  print(error)"
+    done = mounts(script, tmp_path, sys.executable, program)
+    said = "nothing can be written into runs/exp/001: read-only file system; mend that, or go on in a copy\n"
+    assert done.stdout == said, done.stderr
+
+
+def test_a_lock_of_another_machine_is_a_warning_for_it_may_have_outlived_that(
+    holder: subprocess.Popen[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(Path("runs/exp/001"))
+    (run.path / ".lock").write_text("process 7 on elsewhere\n")
+    runs.hold(run)()
+    assert caplog.messages[0].startswith("runs/exp/001: process 7 on elsewhere trains there, or did until its machine")
 
 
 # Reserving

@@ -132,6 +132,30 @@ def test_a_run_keeps_its_list_and_a_resumed_one_ends_where_it_would_have(
     assert json.loads(Path("runs/cut/001/metrics.json").read_text())["val"]["n"] == 8
 
 
+def test_a_run_that_goes_on_with_other_data_lists_what_it_leaves_out_and_keeps_the_old_list(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, *skipped(folder), "--trainer.max_epochs", "1"]) == 0
+    listed = Path("runs/tiny/001/excluded.txt").read_text()
+    draw(folder / "images/train/a/3.png", seed=1)
+    (folder / "images/train/b/new.png").write_bytes(b"")
+    capsys.readouterr()
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    said = capsys.readouterr().err
+    assert "data: not the images and labels that runs/tiny/001 was trained on until now" in said
+    assert "2 files that cannot be read are left out; clf check lists them" in said
+    assert Path("runs/tiny/001/excluded.1.txt").read_text() == listed
+    lines = Path("runs/tiny/001/excluded.txt").read_text().splitlines()
+    assert [line for line in lines if line[0] != "#"] == ["train/b/new.png", "valid/b/1.png"]
+
+
+def test_a_split_of_bad_files_is_not_taken_for_one_that_is_not_there(pets: Path) -> None:
+    for path in (pets / "valid").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"data.on_error=skip leaves no image in val, all of its files are bad; mend"):
+        image_data(pets, on_error="skip", max_bad_fraction=0.5).samples("train")
+
+
 def test_a_file_that_goes_bad_after_the_scan_stops_the_run_with_its_path(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,5 +143,5 @@ def test_rendered_copy_of_a_training_image_in_validation_is_no_leak_once_it_is_l
     both = {"image": "../train/rendered/train0.jpg", "label": "x", "metadata": RENDERED}
     write_rows(tmp_path, "valid/a.jsonl", *rows("valid", 2, "camera"), both)
     assert count(image_data(tmp_path, train_only=RENDERED))["val"] == (2, 0)
-    with pytest.raises(UserError, match="1 images of val are also in train"):
+    with pytest.raises(UserError, match="1 image of val is also in train"):
         image_data(tmp_path).setup("fit")

@@ -21,7 +21,8 @@ from clf.durable import WholeFiles, put, second_name
 from clf.errors import UserError, did_you_mean
 from clf.files import partial_of
 from clf.processes import from_first
-from clf.runs import BEST, LAST
+from clf.runs import BEST, LAST, PREVIOUS
+from clf.sums import SUMS
 
 log = logging.getLogger("clf")
 
@@ -44,7 +45,7 @@ class Checkpoint(ModelCheckpoint):
         filename: Name of a kept epoch with ``{epoch}``, ``{step}`` and metrics in braces, e.g.
             ``{epoch:03d}-{val/loss:.3f}``; slashes become underscores. Default: epoch and score.
         save_weights_only: Keep only the weights of the best epochs; ``last.ckpt`` always holds everything.
-        dirpath: Folder of the files. Default: ``checkpoints`` in the run directory.
+        dirpath: Folder of the files; in a run ``checkpoints`` in its directory and nothing else.
     Raises:
         UserError: If a value is out of range, or ``filename`` is no template.
     """
@@ -115,6 +116,9 @@ class Checkpoint(ModelCheckpoint):
             super().setup(trainer, pl_module, stage)
         self._scored, self._epoch_ended, self._told, self._metrics_before = None, False, False, {}
         self._off = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        taken = [name for name in (BEST, LAST, PREVIOUS, SUMS) if (self.folder / name).is_dir()]
+        if taken and stage == "fit":
+            raise UserError(f"{self.folder}/{taken[0]} is a folder, where a file belongs; move it away")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the default, and nobody's choice
             trainer.strategy.checkpoint_io = WholeFiles()
 

@@ -167,8 +167,9 @@ def _what_to_do(trainer: Trainer) -> str:
     kept = getattr(trainer.checkpoint_callback, "last_model_path", "")
     saved = bool(kept) and Path(kept).is_file()
     begin = f"{kept} is from before: clf fit --ckpt_path last" if saved else "nothing was saved: start again"
+    clip = f"below {float(trainer.gradient_clip_val):g}" if trainer.gradient_clip_val else "such as 1.0"
     half = ", or bf16-mixed in place of 16-mixed" if str(trainer.precision) == "16-mixed" else ""
-    return f"{begin} with a lower --model.optimizer.lr, a --trainer.gradient_clip_val such as 1.0{half}"
+    return f"{begin} with a lower --model.optimizer.lr, or a --trainer.gradient_clip_val {clip}{half}"
 
 
 def _are_finite(module: LightningModule) -> bool:

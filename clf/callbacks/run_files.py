@@ -59,10 +59,10 @@ class RunFiles(Callback):
         """Keep which bad files were left out, wherever the list is; say how many, or None if nobody looked for any."""
         data = getattr(trainer, "datamodule", None)
         skipping = data.catalogue.skipping if isinstance(data, ImageData) else None
-        kept = self.run.path / RECORD
-        if skipping is not None and not kept.exists():
-            replace_text(kept, skipping.text)
-        return None if skipping is None else skipping.bad
+        if skipping is None:
+            return None
+        keep_and_write(self.run.path / RECORD, skipping.text)
+        return skipping.bad
 
 
 def keep_and_write(path: Path, text: str) -> None:

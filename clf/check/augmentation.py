@@ -1,6 +1,7 @@
 """Augmentation that turns one class into another: mirrored text, digits upside down."""
 
 import re
+import string
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ _MIRRORS = re.compile(r"(?i)(horizontal|vertical)_?flip(_\w+)?$|[hv]flip$|transp
 _LEAST_SHARE = 0.8  # Of the names: "none" or "unreadable" stands beside many digits.
 _UPSIDE_DOWN = str.maketrans("01689", "01986")
 _QUARTER_TURN = 90
+_FEWEST_READ = 10  # Names that only count up from the start are read from as many on: all digits, ten letters.
 
 
 def check_augmentation(
@@ -35,11 +37,22 @@ def what_is_read(classes: Sequence[str]) -> str:
     """Say whether class names look like something that stands in the images: ``digits``, ``text``, or nothing.
 
     Names of up to three digits are digits; single characters, and names of two or three with a digit among them, text.
+    Less than ten that only count up, like 0 and 1 or a, b and c, are numbers of something else.
     """
+    if len(classes) < _FEWEST_READ and _count_up(classes):
+        return ""
     digits = [name for name in classes if re.fullmatch(r"[0-9]{1,3}", name)]
     text = [name for name in classes if name.isalnum() and (len(name) == 1 or re.fullmatch(r"(?=\D*\d).{2,3}", name))]
     enough = max(2, _LEAST_SHARE * len(classes))
     return "digits" if len(digits) >= enough else "text" if len(text) >= enough else ""
+
+
+def _count_up(classes: Sequence[str]) -> bool:
+    """Tell whether names are 0, 1, 2, … or 1, 2, 3, … or a, b, c, … without a gap."""
+    count = len(classes)
+    series = [[str(number) for number in range(start, start + count)] for start in (0, 1)]
+    series += [list(letters[:count]) for letters in (string.ascii_lowercase, string.ascii_uppercase)]
+    return sorted(classes) in series
 
 
 def _mirrored(transforms: Sequence[object], classes: Sequence[str], where: str) -> Iterator[Finding]:

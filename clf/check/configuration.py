@@ -22,6 +22,7 @@ from clf.cores import usable_cores
 from clf.data.datamodule import ImageData
 from clf.data.statistics import read_headers
 from clf.environment import has_bfloat16
+from clf.errors import counted
 from clf.optim import brings_warmup, schedule_config
 
 MOST_HEADERS: Final = 256
@@ -89,16 +90,16 @@ def _check_batches(data: ImageData, trainer: Mapping[str, Any], run: Plan) -> It
         yield _finding(
             "batch-larger-than-data",
             "warning",
-            f"data.batch_size={data.batch_size}{each} is more than the {run.images} training images of an epoch: there "
-            "is one step an epoch; choose a smaller batch",
+            f"data.batch_size={data.batch_size}{each} is more than the {counted(run.images, 'training image')} of an "
+            "epoch: there is one step an epoch; choose a smaller batch",
         )
     accumulate = trainer["accumulate_grad_batches"]
     if accumulate > run.batches >= 1:
         yield _finding(
             "accumulation-longer-than-epoch",
             "warning",
-            f"trainer.accumulate_grad_batches={accumulate} is more than the {run.batches} batches of an epoch: there "
-            "is one step an epoch; choose less",
+            f"trainer.accumulate_grad_batches={accumulate} is more than the "
+            f"{counted(run.batches, 'batch', 'batches')} of an epoch: there is one step an epoch; choose less",
         )
     for key, used, there in (
         ("limit_train_batches", run.batches, run.all_batches),
@@ -124,19 +125,19 @@ def _check_rates(model: Classifier, schedule: Any, run: Plan) -> Iterator[Findin
         yield _finding(
             "frozen-throughout",
             "note",
-            f"model.freeze_epochs={model.freeze_epochs} is all of the {run.epochs:g} epochs: only the head is trained",
+            f"model.freeze_epochs={model.freeze_epochs} is all of the run: only the head is trained",
         )
     falls = _first_fall(schedule)
     if falls is None:
         return
     per_step = schedule_config(schedule, model.rates.interval)["interval"] == "step"
-    unit, length = ("steps", run.epochs * run.steps) if per_step else ("epochs", run.epochs)
+    unit, length = ("step", run.epochs * run.steps) if per_step else ("epoch", run.epochs)
     if falls >= length:
         yield _finding(
             "schedule-beyond-run",
             "warning",
-            f"model.lr_scheduler={type(schedule).__name__} lowers the rate after {falls} {unit} for the first time, "
-            f"but the run has {length:g}; lower it sooner",
+            f"model.lr_scheduler={type(schedule).__name__} lowers the rate after {counted(falls, unit)} for the first "
+            f"time, but the run has {length:g}; lower it sooner",
         )
 
 
@@ -153,7 +154,8 @@ def _check_machine(data: ImageData, trainer: Mapping[str, Any], run: Plan) -> It
         yield _finding(
             "more-workers-than-cores",
             "note",
-            f"data.num_workers={data.num_workers} is more than the {cores} CPU cores of a process; auto takes as many",
+            f"data.num_workers={data.num_workers} is more than the {counted(cores, 'CPU core')} of a process; auto "
+            "takes as many",
         )
     precision = str(trainer["precision"])
     if precision in _HALF and run.device != "cuda":

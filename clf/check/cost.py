@@ -14,6 +14,7 @@ from clf.check.plan import Plan, plan
 from clf.check.probe import Probe, Span, probe
 from clf.classifier import Classifier
 from clf.data.datamodule import ImageData
+from clf.errors import counted
 from clf.preprocess import UnreadableImage
 
 _MUCH_WAITING = 0.3
@@ -55,9 +56,13 @@ class Cost:
         """Lay it out as a table: what, how much, and from what it was predicted."""
         probed, most = self.measured, "at most " * self.at_most
         scored = f", {probed.val_batches} of validation" * (probed.val_batches > 0)
-        per_batch = f"measured on {probed.batches} batches{scored}"
+        per_batch = f"measured on {counted(probed.batches, 'batch', 'batches')}{scored}"
         rows = [
-            ("an epoch", _duration(self.epoch), f"{self.plan.batches} batches of training; {per_batch}"),
+            (
+                "an epoch",
+                _duration(self.epoch),
+                f"{counted(self.plan.batches, 'batch', 'batches')} of training; {per_batch}",
+            ),
             ("waiting for data", f"{probed.waiting:.0%}", "of training"),
             ("memory", f"{probed.memory / 1e9:.2f} GB", "of the process and its workers, at most"),
         ]
@@ -69,7 +74,7 @@ class Cost:
                 (
                     "the run",
                     most + _duration(self.run),
-                    f"of {self.plan.epochs:g} epochs",
+                    f"of {counted(self.plan.epochs, 'epoch')}",
                 ),
             )
         if (price := self.price) is not None:

@@ -11,6 +11,7 @@ from clf.check.labels import SCORED
 from clf.check.looks import Looks
 from clf.data.samples import Sample, Split
 from clf.data.scan import Files
+from clf.errors import counted
 
 Group = list["Entry"]
 """Entries of images that are all the same, or look the same."""
@@ -98,8 +99,8 @@ def _leak(groups: Sequence[Group], split: str, rules: _Rules) -> Iterator[Findin
             pairs |= {entry.path: scored[0] for entry in group if entry.split == "train" and entry.path not in pairs}
     if pairs:
         message = (
-            f"{_images(len(pairs))} of train and of {split} {rules.same}{_example(pairs)}; a score would be of images "
-            "trained on: leave them out of train"
+            f"{_shared(len(pairs), 'train', split)} {rules.same}{_example(pairs)}; a score would be of images trained "
+            "on: leave them out of train"
         )
         yield Finding(rules.leak, "duplicates", rules.leaking, message, len(pairs), tuple(pairs), tuple(pairs.values()))
 
@@ -114,7 +115,8 @@ def _labels(groups: Sequence[Group], rules: _Rules) -> Iterator[Finding]:
             example = example or f", e.g. {first} ({one!r}) and {second} ({other!r})"
             pairs |= {entry.path: first if entry.path != first else second for entry in group}
     if pairs:
-        message = f"{_images(len(pairs))} {rules.same} but have different labels{example}; mend or leave out"
+        images = counted(len(pairs), "image is listed with", f"images {rules.same}, but have")
+        message = f"{images} different labels{example}; mend or leave out"
         yield Finding(rules.label, "duplicates", "warning", message, len(pairs), tuple(pairs), tuple(pairs.values()))
 
 
@@ -126,7 +128,7 @@ def _between_scored(groups: Sequence[Group], rules: _Rules) -> Iterator[Finding]
     if pairs:
         severity: Severity = "warning" if rules.leaking == "error" else "note"
         message = (
-            f"{_images(len(pairs))} of val and of test {rules.same}{_example(pairs)}; the test is no test of what was "
+            f"{_shared(len(pairs), 'val', 'test')} {rules.same}{_example(pairs)}; the test is no test of what was "
             "chosen by them: leave them out of val"
         )
         rule = f"{rules.twice}-in-val-and-test"
@@ -145,7 +147,8 @@ def _twice(groups: Sequence[Group], split: str, rules: _Rules) -> Iterator[Findi
     if pairs:
         severity: Severity = "warning" if rules.leaking == "error" and split != "train" else "note"
         effect = "they are learnt more often" if split == "train" else "they count more than once"
-        message = f"{split}: {_images(len(pairs))} and others {rules.same}{_example(pairs)}; {effect}"
+        images = counted(len(pairs), "image and another", "images and others")
+        message = f"{split}: {images} {rules.same}{_example(pairs)}; {effect}"
         yield Finding(rules.twice, "duplicates", severity, message, len(pairs), tuple(pairs), tuple(pairs.values()))
 
 
@@ -155,12 +158,13 @@ def _listed_twice(listing: Mapping[Split, Sequence[Sample]], files: Files) -> It
         times = np.bincount(rows, minlength=1)
         if more := int((times - 1).clip(0).sum()):
             example = files.paths[int(times.argmax())]
-            message = f"{split}: {more:,} rows name a file that another row names, e.g. {example} {times.max():,} times"
+            named = f"{counted(more, 'row names', 'rows name')} a file that another row names"
+            message = f"{split}: {named}, e.g. {example} {times.max():,} times"
             yield Finding("listed-twice", "duplicates", "note", message, more)
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
+def _shared(count: int, one: str, other: str) -> str:
+    return counted(count, f"image of {one} and one of {other}", f"images of {one} and of {other}")
 
 
 def _example(pairs: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 from clf.check.findings import Finding, Severity
 from clf.check.looks import Looks
 from clf.data.scan import Bad, Problem
+from clf.errors import counted
 from clf.preprocess import MAX_PIXELS
 
 _WORDS: Final[Mapping[Problem, str]] = {
@@ -50,11 +51,16 @@ def _bad(paths: Sequence[str], bad: Mapping[int, Bad], severity: Severity) -> It
     places: dict[Problem, list[int]] = defaultdict(list)
     for place, found in bad.items():
         places[found.problem].append(place)
-    does = "clf fit leaves them out" if severity == "warning" else "clf fit stops at the first; mend or remove them"
+    does = "clf fit leaves it out" if severity == "warning" else "clf fit stops there; mend it or remove it"
+    several = does.replace(" it", " them").replace("there", "at the first")
     for problem in (problem for problem in _WORDS if problem in places):
         images = tuple(paths[place] for place in places[problem])
         example = f"{images[0]} {bad[places[problem][0]].reason}"
-        message = f"{len(images):,} of {len(paths):,} files are {_WORDS[problem]}, e.g. {example}; {does}"
+        share = f"{len(images):,} of {counted(len(paths), 'file')}"
+        if len(images) == 1:
+            message = f"{share} is bad: {example}; {does}"
+        else:
+            message = f"{share} are {_WORDS[problem]}, e.g. {example}; {several}"
         yield Finding(problem, "files", severity, message, len(images), images)
 
 
@@ -62,7 +68,9 @@ def too_many(bad: int, count: int, *, most: float) -> list[Finding]:
     """Say that more files are bad than ``data.on_error: skip`` may leave out, if that is so."""
     if bad <= most * count:
         return []
-    message = f"{bad:,} of {count:,} files are bad, more than data.max_bad_fraction={most}; clf fit stops"
+    message = (
+        f"{bad:,} of {counted(count, 'file')} cannot be read, more than data.max_bad_fraction={most}; clf fit stops"
+    )
     return [Finding("too-many-bad-files", "files", "error", message, bad)]
 
 
@@ -76,8 +84,10 @@ def _wrong_suffixes(paths: Sequence[str], looks: Looks) -> Iterator[Finding]:
             wrong.append(path)
             kinds[suffix, holds] += 1
     if wrong:
-        said = ", ".join(f"{count:,} called {suffix} hold {holds}" for (suffix, holds), count in kinds.most_common())
-        message = (
-            f"{len(wrong):,} files are not what their suffix says: {said}, e.g. {wrong[0]}; clf reads them as they are"
+        said = ", ".join(
+            counted(count, f"called {suffix} holds {holds}", f"called {suffix} hold {holds}")
+            for (suffix, holds), count in kinds.most_common()
         )
+        files = counted(len(wrong), "file is not what its suffix says", "files are not what their suffix says")
+        message = f"{files}: {said}, e.g. {wrong[0]}; clf goes by what files hold"
         yield Finding("wrong-suffix", "files", "note", message, len(wrong), tuple(wrong))

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from clf.check.findings import Finding, Severity
 from clf.data.samples import Sample, Split, count_labels
-from clf.errors import name_some
+from clf.errors import counted, name_some
 
 FEW: Final = 10
 """Training images of a class below which it is called rare, unless the caller says otherwise."""
@@ -52,7 +52,8 @@ def _finding(rule: str, severity: Severity, message: str, count: int, images: Se
 
 def _empty(count: int) -> Iterator[Finding]:
     if count:
-        yield _finding("empty-label", "note", f"{count:,} rows have an empty label and were dropped", count)
+        said = counted(count, "row has an empty label and was dropped", "rows have an empty label and were dropped")
+        yield _finding("empty-label", "note", said, count)
 
 
 def _unknown(
@@ -63,12 +64,13 @@ def _unknown(
         if not unknown:
             continue
         images = [sample.path for sample in listing[split] if sample.label in set(unknown)]
-        does = "clf fit stops at them" if rule == "error" else "they are skipped (data.on_unknown_label)"
+        does = "clf fit stops there" if rule == "error" else "left out by data.on_unknown_label=skip"
+        found = counted(len(images), "image has a label", "images have labels")
         yield _finding(
             "unknown-label",
             "error" if rule == "error" else "warning",
-            f"{split}: {len(images):,} images have labels that train lacks: {name_some(unknown)}; {does}; mend the "
-            "labels, or add such images to train",
+            f"{split}: {found} that train lacks: {name_some(unknown)}; {does}; mend the labels, or add such images to "
+            "train",
             len(images),
             images,
         )
@@ -80,20 +82,20 @@ def _missing(counts: Counts) -> Iterator[Finding]:
             continue
         missing = sorted(counts["train"].keys() - counts[split].keys())
         if missing:
-            message = f"{split}: {len(missing)} of {len(counts['train'])} classes have no image: {name_some(missing)}; "
-            yield _finding(
-                "missing-class",
-                "warning",
-                f"{message}no score of {split} says how well they are told",
-                len(missing),
+            have = "has" if len(missing) == 1 else "have"
+            message = (
+                f"{split}: {len(missing)} of {len(counts['train'])} classes {have} no image: {name_some(missing)}; "
             )
+            told = f"no score of {split} says how well {'it is' if len(missing) == 1 else 'they are'} told"
+            yield _finding("missing-class", "warning", message + told, len(missing))
 
 
 def _rare(train: Counter[str], few: int) -> Iterator[Finding]:
     rare = sorted((name for name, count in train.items() if count < few), key=lambda name: (train[name], name))
     if rare:
         some = name_some(rare, write=lambda name: f"{name!r} ({train[name]})")
-        message = f"train: {len(rare)} of {len(train)} classes have fewer than {few} images: {some}; "
+        have = f"{'has' if len(rare) == 1 else 'have'} fewer than {counted(few, 'image')}"
+        message = f"train: {len(rare)} of {len(train)} classes {have}: {some}; "
         yield _finding("rare-class", "warning", f"{message}add images, or merge or remove the classes", len(rare))
 
 
@@ -127,8 +129,13 @@ def _look_alikes(counts: Counts) -> Iterator[Finding]:
 
 def _plain(label: str) -> str:
     """Write a label without what people do not see; single letters keep their case: they are what is classified."""
-    text = " ".join(unicodedata.normalize("NFKC", label).split())
+    text = " ".join(_visible(unicodedata.normalize("NFKC", label)).split())
     return text if len(text) == 1 else text.casefold()
+
+
+def _visible(label: str) -> str:
+    """Leave out what takes no room, as a byte order mark."""
+    return "".join(char for char in label if unicodedata.category(char) != "Cf")
 
 
 def _difference(names: Sequence[str]) -> str:
@@ -136,8 +143,10 @@ def _difference(names: Sequence[str]) -> str:
         "Unicode form": lambda name: unicodedata.normalize("NFKC", name),
         "white space": lambda name: " ".join(name.split()),
         "case": str.casefold,
+        "invisible characters": _visible,
     }
-    return next((way for way, write in ways.items() if len({write(name) for name in names}) == 1), ", ".join(ways))
+    several = ", ".join(way for way, write in ways.items() if any(write(name) != name for name in names))
+    return next((way for way, write in ways.items() if len({write(name) for name in names}) == 1), several)
 
 
 def _spelt(label: str) -> str:

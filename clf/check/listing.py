@@ -6,7 +6,7 @@ from clf.data.layout import SPLITS
 from clf.data.samples import Samples, Split
 from clf.errors import UserError
 
-_EMPTY_LABELS = "rows with an empty label"  # counted among the labels
+_EMPTY_LABELS = "with an empty label"  # counted among the labels
 
 
 def list_splits(catalogue: Catalogue) -> tuple[dict[Split, Samples], list[Finding]]:

@@ -15,7 +15,7 @@ from clf.callbacks.early_stopping import EarlyStopping
 from clf.check.findings import Finding, Severity
 from clf.check.plan import Plan
 from clf.classifier import Classifier
-from clf.errors import did_you_mean
+from clf.errors import counted, did_you_mean
 from clf.metrics import Mode
 
 _RATES = "lr-"  # How Lightning's LearningRateMonitor begins its keys.
@@ -125,8 +125,8 @@ def _validations(watchers: Sequence[Watcher], plan: Plan) -> Iterator[Finding]:
                 "no-best-epoch",
                 "configuration",
                 "warning",
-                f"{watcher.key}.every_n_epochs={every} is more than the {plan.epochs:g} epochs of the run, so there "
-                "is no best.ckpt; choose fewer",
+                f"{watcher.key}.every_n_epochs={every} is more than the run has ({plan.epochs:g}), so there is no "
+                "best.ckpt; choose fewer",
             )
 
 
@@ -141,8 +141,8 @@ def _patience(watchers: Sequence[Watcher], plan: Plan) -> Iterator[Finding]:
                 "patience-longer-than-run",
                 "configuration",
                 "note",
-                f"{stopper.key}.patience={patience} is not reached in {plan.validations:g} validations: the run never "
-                "stops early",
+                f"{stopper.key}.patience={patience} is not reached: the run has "
+                f"{counted(plan.validations, 'validation')}, and never stops early",
             )
     for watcher in watchers:
         if not isinstance(watcher.watching, ReduceLROnPlateau):
@@ -154,6 +154,6 @@ def _patience(watchers: Sequence[Watcher], plan: Plan) -> Iterator[Finding]:
                     "configuration",
                     "warning",
                     f"{watcher.key}.patience={watcher.watching.patience}: {stopper.key} ends the run after "
-                    f"{stopper.watching.patience} validations without an improvement of {stopper.metric}, before the "
-                    "rate falls once; let early stopping wait for longer",
+                    f"{counted(stopper.watching.patience, 'validation')} without an improvement of {stopper.metric}, "
+                    "before the rate falls once; let early stopping wait for longer",
                 )

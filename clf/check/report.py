@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clf.check.findings import SEVERITIES, Finding, Subject
-from clf.errors import printable
+from clf.errors import counted, printable
 from clf.results import as_text
 
 _LEAST_WIDTH: Final = 100
@@ -50,7 +50,7 @@ class Report:
     def as_text(self) -> str:
         """Lay it out for a terminal."""
         tables = [part for subject in self.subjects for part in self._told(subject)]
-        words = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in self.counts.items())
+        words = ", ".join(counted(count, name) for name, count in self.counts.items())
         return "\n".join([self.about, *tables, f"check: {words}" if self.findings else "check: nothing found"])
 
     def _told(self, subject: Subject) -> list[str]:

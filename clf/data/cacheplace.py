@@ -134,11 +134,18 @@ class Place:
 
     @contextmanager
     def writing(self, key: str) -> Iterator[int]:
-        """Give an empty file, which takes its place at the end; a failure leaves nothing."""
+        """Give an empty file, which takes its place at the end; a failure leaves nothing.
+
+        In memory it has no name until then: if the process is killed, the kernel gives the memory back at once.
+        """
         partial = self.folder / f"{key}{_SUFFIX}{_PARTIAL}"
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        nameless = None if self.stays else _nameless(self.folder)
+        handle = nameless or os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         try:
             yield handle
+            if nameless:
+                partial.unlink(missing_ok=True)
+                os.link(f"/proc/self/fd/{handle}", partial, src_dir_fd=handle)  # follows that link only with a folder
             partial.replace(self.file(key))
             sync(self.folder)
         finally:
@@ -244,6 +251,18 @@ def _release(handle: int, place: Place, key: str, pid: int) -> None:
                     path.unlink(missing_ok=True)
                 fcntl.flock(handle, fcntl.LOCK_UN)  # also for workers that still have the file
     os.close(handle)
+
+
+def _nameless(folder: Path) -> int | None:
+    """Open a file that has no name; None where the system has no such files, or could not name it later."""
+    try:
+        handle = os.open(folder, os.O_WRONLY | os.O_TMPFILE, 0o600)
+    except (AttributeError, OSError):
+        return None
+    if os.path.exists(f"/proc/self/fd/{handle}"):
+        return handle
+    os.close(handle)
+    return None
 
 
 def _only_user(handle: int) -> bool:

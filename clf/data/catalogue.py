@@ -12,7 +12,7 @@ from clf.data.layout import SPLITS
 from clf.data.samples import Lister, Samples, Split
 from clf.data.skipping import Skipping
 from clf.data.train_only import TrainOnly
-from clf.errors import UserError
+from clf.errors import UserError, counted
 
 STAGE_SPLITS: Final[Mapping[str, tuple[Split, ...]]] = {
     "fit": ("train", "val"),
@@ -124,7 +124,8 @@ class Catalogue:
             samples, classes=classes, split=split, rule=self._rule, where=str(self.source)
         )
         if dropped:
-            self._notes.append(f"{self.source}: skipped {dropped} {split} samples with labels that train lacks")
+            left_out = counted(dropped, f"{split} sample with a label", f"{split} samples with labels")
+            self._notes.append(f"{self.source}: skipped {left_out} that train lacks")
         self._refuse_leak(kept, split)
         return {split: kept}
 
@@ -155,7 +156,7 @@ class Catalogue:
             )
         if len(kept) < len(samples):
             count = len(samples) - len(kept)
-            self._notes.append(f"{self.source}: left {count} {split} samples out, by data.train_only")
+            self._notes.append(f"{self.source}: left {counted(count, f'{split} sample')} out, by data.train_only")
         return kept
 
     def _refuse_leak(self, samples: Samples, split: Split) -> None:
@@ -167,7 +168,8 @@ class Catalogue:
             if not shared:
                 continue
             real, path = next(iter(shared.items()))
-            same = f"{len(shared)} images of {split} are also in {other}, e.g. {files[real]}"
+            same = counted(len(shared), f"image of {split} is", f"images of {split} are")
+            same += f" also in {other}, e.g. {files[real]}"
             same += f" is {path}" if files[real] != path else ""
             if other == "train":
                 raise UserError(f"{self.source}: {same}; a score would be of images trained on: remove them from one")
@@ -192,6 +194,11 @@ class Catalogue:
             kept = self.found(split)
             if self.skipping and kept:
                 kept = self.skipping.left(split, {each: self.found(each) for each in SPLITS})
+                if not kept:
+                    raise UserError(
+                        f"{self.source}: data.on_error=skip leaves no image in {split}, all of its files are bad; mend "
+                        "them (clf check says why), or remove the split"
+                    )
             if split == "train" and kept and self._train_only:
                 self._train_only.require_known(kept, where=str(self.source))
             self._listed[split] = kept
@@ -218,5 +225,5 @@ class Catalogue:
         sizes = [f"{len(self.samples(split))} {split}" for split in self.available]
         carved = "" if self._list("val") or "val" not in self.available else ", val carved from train"
         missing = "".join(f", no {split}" for split in SPLITS if split not in self.available)
-        bad = f", {self.skipping.bad} bad files left out" if self.skipping and self.skipping.bad else ""
+        bad = f", {counted(self.skipping.bad, 'bad file')} left out" if self.skipping and self.skipping.bad else ""
         return f"{self.source}: {len(self.classes)} classes, {' / '.join(sizes)} images{carved}{missing}{bad}"

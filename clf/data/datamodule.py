@@ -32,7 +32,7 @@ from clf.data.skipping import Skipping
 from clf.data.tables import RowKeys
 from clf.data.train_only import TrainOnly, Value
 from clf.data.transfer import BatchTransfer
-from clf.errors import UserError
+from clf.errors import UserError, counted
 from clf.preprocess import Preprocessing
 from clf.recipes import Recipe
 from clf.transforms import TrainTransform
@@ -342,7 +342,9 @@ class ImageData(BatchTransfer):
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         if (before := state_dict["processes"]) != self._world_size and self._rank == 0:
-            log.warning("trained by %d processes until now, from here on by %d", before, self._world_size)
+            log.warning(
+                "trained by %s until now, from here on by %d", counted(before, "process", "processes"), self._world_size
+            )
         here = self._world_size * self.batch_size
         if state_dict["within_epoch"] and (there := state_dict["images_per_step"]) != here:
             raise UserError(

@@ -1,5 +1,6 @@
 """What lies on disk, asked folder by folder: a look at each of a million files would take minutes."""
 
+import errno
 import os
 from collections.abc import Sequence
 
@@ -77,4 +78,6 @@ def _entries(folder: str) -> list[tuple[str, bool]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # so there is none
+            return []
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); mend its permissions or remove it") from error

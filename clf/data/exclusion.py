@@ -12,7 +12,7 @@ from clf.data.disk import Disk
 from clf.data.layout import near
 from clf.data.samples import Sample, Samples
 from clf.data.splits import relative
-from clf.errors import UserError
+from clf.errors import UserError, counted
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Exclusion:
         notes = []
         for each in self._lists:
             unmatched = [line for line in each.lines if line.number not in each.matched]
-            note = f"{each.file}: {len(each.images)} images left out"
+            note = f"{each.file}: {counted(len(each.images), 'image')} left out"
             if unmatched:
-                first = unmatched[0]
-                note += f"; {len(unmatched)} lines match nothing, e.g. line {first.number}: {first.text!r}"
+                first, lines = unmatched[0], counted(len(unmatched), "line matches", "lines match")
+                note += f"; {lines} nothing, e.g. line {first.number}: {first.text!r:.100}"
             notes.append(note)
         return notes
 
@@ -119,6 +119,8 @@ def _read(file: str) -> _List:
         raise UserError(f"{file}: not UTF-8 ({error.reason}); data.exclude wants text with a path on a line") from error
     except OSError as error:
         raise UserError(f"data.exclude={file!r} cannot be read ({error.strerror}){near(file)}") from error
+    if broken := next((number for number, line in lines if "\0" in line), None):
+        raise UserError(f"{file}:{broken}: the line holds a null byte, as no path does; mend it")
     found = _List(file)
     found.lines += [
         _Line(os.path.normpath(line), number, found) for number, line in lines if line and not line.startswith("#")

@@ -5,7 +5,7 @@ import sys
 
 from clf.data.layout import Tree, is_folder, is_hidden, is_image
 from clf.data.samples import Sample, Split
-from clf.errors import UserError, name_some
+from clf.errors import UserError, counted, name_some
 from clf.preprocess import IMAGE_SUFFIXES
 
 
@@ -44,10 +44,8 @@ class FolderSource:
                 ignored.append(path)
         self._refuse_empty(folder, split, labels={sample.label for sample in samples})
         if ignored:
-            self.notes.append(
-                f"{folder}: ignored {len(ignored)} hidden or other files that are no images in a class folder "
-                f"({name_some(sorted(ignored))})"
-            )
+            count = counted(len(ignored), "hidden or other file that is", "hidden or other files that are")
+            self.notes.append(f"{folder}: ignored {count} no image in a class folder ({name_some(sorted(ignored))})")
         return samples
 
     def _refuse_empty(self, folder: str, split: Split, *, labels: set[str | None]) -> None:

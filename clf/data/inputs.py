@@ -19,7 +19,7 @@ from clf.data.tables import (
     read_table,
     row_image,
 )
-from clf.errors import UserError, name_some
+from clf.errors import UserError, counted, name_some
 from clf.preprocess import IMAGE_SUFFIXES
 
 Found = tuple[Samples, list[str]]  # the samples, and what has to be said about them
@@ -62,7 +62,8 @@ def find_inputs(
     matches = sorted(path for path in glob.iglob(target, recursive=True) if os.path.isfile(path))
     images = Samples(Sample(path) for path in matches if is_image(path))
     if not images:
-        found = f"{len(matches)} files, none of them an image ({', '.join(IMAGE_SUFFIXES)})" if matches else "nothing"
+        no_images = f"{counted(len(matches), 'file')}, but no image ({', '.join(IMAGE_SUFFIXES)})"
+        found = no_images if matches else "nothing"
         raise UserError(f"data.predict={target!r} matches {found}; quote the pattern and check it with ls")
     return images, _ignored(len(matches) - len(images), target)
 
@@ -82,7 +83,8 @@ def _in_folder(folder: str, *, classes: Collection[str]) -> Found:
 
 
 def _ignored(count: int, target: str) -> list[str]:
-    return [f"{target}: ignored {count} hidden or other files that are no images"] if count else []
+    files = counted(count, "hidden or other file that is no image", "hidden or other files that are no images")
+    return [f"{target}: ignored {files}"] if count else []
 
 
 def _in_manifest(file: str, *, classes: Collection[str], keys: RowKeys, outside: bool) -> Found:

@@ -3,7 +3,7 @@
 from clf.data.layout import Tree
 from clf.data.samples import Sample, Split
 from clf.data.tables import RowKeys, SampleReader, read_rows
-from clf.errors import UserError, name_some
+from clf.errors import UserError, counted, name_some
 
 
 class JsonlSource:
@@ -55,5 +55,5 @@ class JsonlSource:
             raise UserError(f"data.root={self._tree.root!r} has no labelled rows in {folder!r} ({name_some(files)})")
         self.unlabelled += reader.unlabelled
         if reader.unlabelled:
-            self.notes.append(f"{folder}: dropped {reader.unlabelled} rows with an empty label")
+            self.notes.append(f"{folder}: dropped {counted(reader.unlabelled, 'row')} with an empty label")
         return samples

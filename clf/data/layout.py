@@ -147,6 +147,6 @@ def near(path: str) -> str:
     """Suggest a neighbour of a path that does not exist."""
     folder, name = os.path.split(path.rstrip("/"))
     try:
-        return did_you_mean(name, os.listdir(folder or "."))
+        return did_you_mean(name, (other for other in os.listdir(folder or ".") if other != name))
     except OSError:
         return ""

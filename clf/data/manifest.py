@@ -18,7 +18,7 @@ from clf.data.tables import (
     is_manifest,
     read_table,
 )
-from clf.errors import UserError, did_you_mean
+from clf.errors import UserError, counted, did_you_mean
 
 SPLIT_COLUMNS: Final = ("split", "subset", "partition")
 
@@ -93,7 +93,7 @@ class ManifestSource:
         reader.finish()
         self.unlabelled = reader.unlabelled
         if reader.unlabelled:
-            self.notes.append(f"{self._files[0]}: dropped {reader.unlabelled} rows with an empty label")
+            self.notes.append(f"{self._files[0]}: dropped {counted(reader.unlabelled, 'row')} with an empty label")
         return samples
 
     def _split_of(self, row: Row, *, place: str, named: Split | None) -> Split:

@@ -13,7 +13,7 @@ from clf.data.manifest import ManifestSource, manifests_in
 from clf.data.samples import Lister, Samples, Source, Split
 from clf.data.synthetic import SyntheticJerseys
 from clf.data.tables import MANIFESTS, RowKeys, is_manifest
-from clf.errors import UserError, name_some
+from clf.errors import UserError, counted, name_some
 
 Layout = Literal["auto", "folder", "jsonl", "manifest"]
 
@@ -97,7 +97,8 @@ class MergedSource:
             for sample in samples:
                 merged.append(sample)
         if twice:
-            self._notes.append(f"{split} has {len(twice)} files from more than one root, e.g. {twice[0]}")
+            count = counted(len(twice), "file")
+            self._notes.append(f"{split} has {count} from more than one root, e.g. {twice[0]}")
         return merged
 
 
@@ -179,7 +180,12 @@ def _require_classes(tree: Tree) -> None:
     if classes:
         raise UserError(f"{problem}, and {classes[0]!r} is its only folder with images; {expected}")
     if images := list(filter(is_image, tree.loose)):
-        raise UserError(f"{problem}: its {len(images)} images lie in no class folders, so have no labels; {expected}")
+        held = counted(
+            len(images),
+            "image lies in no class folder, so has no label",
+            "images lie in no class folders, so have no labels",
+        )
+        raise UserError(f"{problem}: its {held}; {expected}")
     held = f" (it holds {name_some(tree.others, 4)})" if tree.others else ""
     raise UserError(f"{problem}{held}; {expected}")
 

@@ -12,7 +12,7 @@ from clf.data import splits
 from clf.data.exclusion import Exclusion, comment, line_for
 from clf.data.samples import Samples, Split
 from clf.data.scan import Bad, Files, scan
-from clf.errors import UserError
+from clf.errors import UserError, counted
 from clf.files import replace_text
 
 RECORD: Final = "excluded.txt"
@@ -40,7 +40,7 @@ class Skipping:
     def __init__(self, *, most: float, record: str | None, roots: Sequence[str]) -> None:
         self.bad: int | None = None
         self.text = ""
-        self._record = record
+        self._record, self._is_written = record, False
         self._most, self._roots = most, roots
         self._left: dict[Split, Samples] = {}
 
@@ -58,6 +58,7 @@ class Skipping:
             if not (known := self._is_known(key)):
                 self._scan(listing)
                 known = self._is_known(key)
+            self._is_written = known
             if known:
                 exclusion = Exclusion([str(self._record)], roots=self._roots)
                 self._left = {split: exclusion.remove_from(samples) for split, samples in listing.items()}
@@ -66,8 +67,11 @@ class Skipping:
     @property
     def notes(self) -> list[str]:
         """Say how many files were left out, and where they are listed."""
-        where = f"; {self._record} lists them" if self._record else "; clf check lists them"
-        return [f"data.on_error=skip: {self.bad} files that cannot be read are left out{where}"] if self.bad else []
+        where = f"; {self._record} lists them" if self._is_written else "; clf check lists them"
+        if not self.bad:
+            return []
+        files = counted(self.bad, "file that cannot be read is", "files that cannot be read are")
+        return [f"data.on_error=skip: {files} left out{where}"]
 
     def _is_known(self, key: str) -> bool:
         """Take the numbers of the record, if there is one and it is of this listing."""
@@ -78,7 +82,8 @@ class Skipping:
         if said is None or said[3] != key:
             return False
         self.bad, self.text = int(said[1]), text
-        self._require_few(self.bad, int(said[2]), example=f"listed in {self._record}")
+        reason, first, *_ = [*text.splitlines()[1:3], "", ""]
+        self._require_few(self.bad, int(said[2]), example=f"e.g. {first} {reason.removeprefix('# ')}")
         return True
 
     def _scan(self, listing: Listing) -> None:
@@ -111,7 +116,8 @@ def as_record(listing: Listing, files: Files, bad: Mapping[int, Bad], *, roots: 
         roots: Folders that paths count from.
     """
     key = splits.fingerprint(listing, bases=roots)
-    first = f"# {len(bad)} of {len(files.paths)} files were left out by data.on_error=skip; listing {key}\n"
+    were = "was" if len(bad) == 1 else "were"
+    first = f"# {len(bad)} of {len(files.paths)} files {were} left out by data.on_error=skip; listing {key}\n"
     lines = (
         f"# {comment(found.reason)}\n{line_for(files.paths[place], roots=roots)}\n" for place, found in bad.items()
     )

@@ -274,4 +274,6 @@ def row_label(row: Row, *, key: str | None, place: str) -> str | None:
         raise UserError(
             f"{place}: {found}={json.dumps(label, default=str)} is not a label; write it as text, in quotes"
         )
+    if label and not _can_be_a_name(label):
+        raise UserError(f"{place}: {found}={label!r} holds what is no character, and no file can; mend it")
     return sys.intern(label) if label and not label.isspace() else None
