@@ -14,7 +14,7 @@ from typing import Any
 from clf import comparison, results, runs
 from clf.comparison import METHODS, SPLITS, Rows, Side
 from clf.config import flatten
-from clf.errors import UserError, counted, name_some
+from clf.errors import UserError, name_some
 from clf.files import spelled_out
 from clf.options import OptionParser, write
 from clf.runs import Run
@@ -112,7 +112,7 @@ def _finished(folder: Path, notes: list[str]) -> list[Run]:
     done = [path for path in started if _read(path / "metrics.json").get("finished")]
     if started and not done:
         raise UserError(
-            f"run={str(folder)!r} has no finished run; name one of its {counted(len(started), 'run')}, e.g. "
+            f"run={str(folder)!r} has no finished run; name one of its runs ({len(started)}), e.g. "
             f"{started[0]}"
         )
     if left := [path.name for path in started if path not in done]:
