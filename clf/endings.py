@@ -44,7 +44,8 @@ def exit_code(work: Callable[[], int], session: Session) -> int:
         pressed = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
         if not (pressed and session.trained):
             raise
-        log.warning("stopped by Ctrl-C; %s is trained and saved; clf report writes its page again", session.run)
+        said = "stopped by Ctrl-C; %s is trained and saved; clf fit --ckpt_path last writes what is missing"
+        log.warning(said, session.run)
         return 130
     except WorkFailed as failure:
         if session.processes.first:

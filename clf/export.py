@@ -19,7 +19,7 @@ from clf.card import model_card
 from clf.data.samples import Sample
 from clf.errors import UserError, WorkFailed
 from clf.exported import CARD, MODEL, SIDECAR, Embed, Exported, is_export, sidecar_text
-from clf.files import replace_text, replacement
+from clf.files import is_full, replace_text, replacement
 from clf.graph import OPSET, Graph, save, write_onnx
 from clf.predictor import Predictor
 from clf.preprocess import Preprocessing
@@ -174,6 +174,9 @@ def _placing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_full(error):  # no mistake: room may come
+            error.filename = str(folder)
+            raise
         reason = (error.strerror or str(error)).lower()
         raise UserError(
             f"output={str(folder)!r} cannot be written: {reason}; make room there, or give another folder"

@@ -104,7 +104,7 @@ def _require_place(flag: str, file: str) -> None:
 
 def _subjects(text: str) -> tuple[Subject, ...]:
     names = [name.strip() for name in text.split(",")]
-    if unknown := next((name for name in names if name not in SUBJECTS), None):
+    if (unknown := next((name for name in names if name not in SUBJECTS), None)) is not None:
         raise argparse.ArgumentTypeError(f"no subject {unknown!r}{did_you_mean(unknown, SUBJECTS)}")
     return tuple(subject for subject in SUBJECTS if subject in names)
 
@@ -127,6 +127,8 @@ def _number(text: str) -> float:
 
 def _with_reference(words: list[str]) -> list[str]:
     """Name the configuration: what the words name, the latest run's, or the reference where only data are named."""
+    if words and not words[0].startswith("-"):
+        raise UserError(f"clf check: {words[0]!r} is no option; to look at data: --data.root {words[0]}")
     keys = {word.partition("=")[0] for word in words}
     named = bool(keys & {"--config", "-c", "--run"}) or (runs.RUNS / "latest").exists()
     if not named and keys & {"--data.root", "--data.source", "--data"}:

@@ -266,6 +266,8 @@ def test_help_says_what_there_is_to_look_for(capsys: pytest.CaptureFixture[str])
         (["--exclude_to", "folder"], "--exclude_to 'folder' is a folder"),
         (["--json", "one", "--exclude_to", "one"], "--exclude_to one: the file exists, or is in use"),
         (["--run"], "--run needs a value"),
+        (["--only", ""], "no subject ''"),
+        (["birds"], "'birds' is no option; to look at data: --data.root birds"),
         ([], "no run found"),
     ],
 )

@@ -89,7 +89,9 @@ def test_ctrl_c_after_the_training_says_that_all_is_saved(
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones, for the process is about to end
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "stopped by Ctrl-C; runs/tiny/001 is trained and saved; clf report writes its page again"
+    assert (
+        last == "stopped by Ctrl-C; runs/tiny/001 is trained and saved; clf fit --ckpt_path last writes what is missing"
+    )
     assert main(["fit", "--ckpt_path", "last", "--callbacks.late", "null", "--callbacks.report", "null"]) == 0
     assert metrics()["finished"]["epochs"] == 1
 
@@ -244,6 +246,16 @@ def test_without_validation_a_run_trains_and_says_what_is_off(folder: Path, caps
     assert Path("runs/latest/checkpoints/last.ckpt").is_file()
 
 
+def test_a_run_of_less_than_an_epoch_ends_well_without_a_validation(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, "--trainer.max_steps", "3"]) == 0
+    said = capsys.readouterr().err
+    assert "check: less than an epoch: the run ends without a validation" in said
+    assert "no epoch was scored by val/acc_top1" in said
+    assert Path("runs/latest/checkpoints/last.ckpt").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -253,6 +265,12 @@ def test_without_validation_a_run_trains_and_says_what_is_off(folder: Path, caps
             ["--callbacks.checkpoint.dirpath", "big"],
             "every command looks for checkpoints in runs/tiny/001, and runs that",
         ),
+        (["--trainer.max_time", "abc"], "trainer.max_time='abc' must be written as days, hours, minutes, seconds"),
+        (["--trainer.devices", "7x"], "trainer.devices=7x must be a number from 1 on"),
+        (["--trainer.devices", "0"], "trainer.devices=0 must be a number from 1 on"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches=0 must be 1 or more"),
+        (["--trainer.check_val_every_n_epoch", "0"], "trainer.check_val_every_n_epoch=0 must be 1 or more"),
+        (["--trainer.val_check_interval", "100"], "trainer.val_check_interval=100 is more than the 6 batches of an"),
     ],
 )
 def test_numbers_that_cannot_be_are_mistakes_of_the_configuration(

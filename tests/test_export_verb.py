@@ -293,6 +293,15 @@ def test_sigterm_takes_away_what_is_half_made(folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in EXPORT.iterdir()} == before
 
 
+def test_a_disk_without_room_for_an_export_is_no_mistake_of_the_user_s(folder: Path) -> None:
+    assert fit("--trainer.max_epochs", "1") == 0
+    command = ["sh", "-c", 'ulimit -f 100; exec "$0" -m clf export', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "no space left for runs/tiny/001/export; make room and run this again"
+    assert not EXPORT.exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [("{", "metrics.json cannot be read: .*; mend it"), ('{"val": {"step": -1}}', "")]
 )

@@ -125,6 +125,10 @@ def test_metadata_may_be_empty(tmp_path: Path, metadata: Any) -> None:
         ({"image": "1.jpg"}, "a.jsonl:3: the row has no 'suffix' or 'label' (keys: image)"),
         ({"image": "1.jpg", "suffix": "a", "metadata": [1]}, "a.jsonl:3: metadata=[1] is not an object"),
         ({"image": "1.jpg", "suffix": "a", "metadata": {"x": {}}}, "a.jsonl:3: metadata 'x' is nested"),
+        (
+            {"image": "1.jpg", "suffix": "a", "metadata": {"x": 10**400}},
+            "a.jsonl:3: metadata 'x' is larger",
+        ),
     ],
 )
 def test_bad_row_is_refused_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:

@@ -43,6 +43,12 @@ class EarlyStopping(LightningEarlyStopping):
             trainer.should_stop = True
 
     @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the epoch, unless the run is over before its first validation: then there is nothing to stop."""
+        if self.monitor in trainer.callback_metrics or not 0 <= trainer.max_steps <= trainer.global_step:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "length": self._length}
 

@@ -108,7 +108,8 @@ def _validations(watchers: Sequence[Watcher], plan: Plan) -> Iterator[Finding]:
     """Look at what is to be judged by validations that never take place."""
     judged = [watcher for watcher in watchers if watcher.metric.startswith("val/")]
     if judged and (plan.val_batches == 0 or plan.validations < 1):
-        reason = "trainer.limit_val_batches=0" if plan.val_batches == 0 else "trainer.check_val_every_n_epoch"
+        rare = "trainer.check_val_every_n_epoch" if plan.epochs >= 1 else "less than an epoch"
+        reason = "trainer.limit_val_batches=0" if plan.val_batches == 0 else rare
         plateau = any(isinstance(watcher.watching, ReduceLROnPlateau) for watcher in judged)
         yield Finding(
             "no-validation",

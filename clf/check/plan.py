@@ -11,6 +11,9 @@ import torch
 from clf.data.datamodule import ImageData
 from clf.data.sampling import count_eval_batches, count_train_batches
 from clf.environment import device_name
+from clf.errors import UserError, counted
+
+_TIME = ("days", "hours", "minutes", "seconds")
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,15 @@ def plan(data: ImageData, trainer: Mapping[str, Any]) -> Plan:
     Args:
         data: What it is trained on.
         trainer: The trainer's settings, as configured.
+    Raises:
+        UserError: If they mean nothing.
     """
     device = device_name(str(trainer["accelerator"])).split()[0]
     processes = count_processes(trainer, device=device)
     place = {"batch_size": data.batch_size, "world_size": processes}
     images = data.drawing.count
     all_batches = count_train_batches(images, **place)
+    _require_possible(trainer, batches=all_batches)
     batches = _limited(all_batches, trainer["overfit_batches"] or trainer["limit_train_batches"])
     accumulate = trainer["accumulate_grad_batches"]
     steps = math.ceil(batches / accumulate) if accumulate else batches
@@ -86,6 +92,8 @@ def count_processes(trainer: Mapping[str, Any], *, device: str) -> int:
     Args:
         trainer: The trainer's settings; ``devices`` as Lightning takes it: a number, a list of devices, or ``auto``.
         device: Type of the device that trains.
+    Raises:
+        UserError: If there can be no such devices.
     """
     devices = trainer["devices"]
     if isinstance(devices, str) and "," in devices:
@@ -94,9 +102,25 @@ def count_processes(trainer: Mapping[str, Any], *, device: str) -> int:
         here = len(devices)
     elif str(devices) in ("auto", "-1"):
         here = max(1, torch.cuda.device_count()) if device == "cuda" else 1
-    else:
+    elif str(devices).isdecimal() and int(devices) > 0:
         here = int(devices)
+    else:
+        raise UserError(f"trainer.devices={devices} must be a number from 1 on, a list of devices, or auto")
     return max(1, here) * max(1, int(trainer["num_nodes"]))
+
+
+def _require_possible(trainer: Mapping[str, Any], *, batches: int) -> None:
+    """Refuse what Lightning divides by zero for, or finds out late."""
+    for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if trainer[key] is not None and trainer[key] < 1:
+            raise UserError(f"trainer.{key}={trainer[key]} must be 1 or more")
+    interval = None if trainer.get("fast_dev_run") else trainer["val_check_interval"]
+    batches = _limited(batches, trainer["overfit_batches"] or trainer["limit_train_batches"])
+    if type(interval) is int and interval > batches and trainer["check_val_every_n_epoch"] is not None:
+        raise UserError(
+            f"trainer.val_check_interval={interval} is more than the {counted(batches, 'batch', 'batches')} of an "
+            "epoch; choose less, or count over epochs by trainer.check_val_every_n_epoch=null"
+        )
 
 
 def _limited(batches: int, limit: int | float | None) -> int:
@@ -129,5 +153,8 @@ def _seconds(limit: Any) -> float:
     if limit is None:
         return math.inf
     if isinstance(limit, str):
-        limit = dict(zip(("days", "hours", "minutes", "seconds"), map(int, limit.split(":")), strict=True))
+        parts = limit.split(":")
+        if len(parts) != len(_TIME) or not all(part.isdecimal() for part in parts):
+            raise UserError(f"trainer.max_time={limit!r} must be written as days, hours, minutes, seconds: 00:12:00:00")
+        limit = dict(zip(_TIME, map(int, parts), strict=True))
     return (limit if isinstance(limit, timedelta) else timedelta(**limit)).total_seconds()

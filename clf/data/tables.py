@@ -223,6 +223,10 @@ class SampleReader:
         for key, value in facts.items():
             if isinstance(value, dict | list):
                 raise UserError(f"{place}: metadata {key!r} is nested; write text, a number, a boolean or null")
+            if type(value) is int and abs(value) > sys.float_info.max:
+                raise UserError(
+                    f"{place}: metadata {key!r} is larger than any number that can be drawn; write it as text"
+                )
         # Rows that say the same share a dict: one for each of a million samples would cost 200 MB.
         known = tuple((key, type(value), value) for key, value in facts.items())
         if known not in self._seen and len(self._seen) < _MOST_SHARED:
