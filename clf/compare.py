@@ -112,8 +112,7 @@ def _finished(folder: Path, notes: list[str]) -> list[Run]:
     done = [path for path in started if _read(path / "metrics.json").get("finished")]
     if started and not done:
         raise UserError(
-            f"run={str(folder)!r} has no finished run; name one of its runs ({len(started)}), e.g. "
-            f"{started[0]}"
+            f"run={str(folder)!r} has no finished run; name one of its runs ({len(started)}), e.g. {started[0]}"
         )
     if left := [path.name for path in started if path not in done]:
         notes.append(f"{folder}: not finished and left out: {', '.join(left)}")
