@@ -43,36 +43,30 @@ def bench(options: argparse.Namespace, words: Sequence[str]) -> Report:
     """Measure how a command line of ``clf fit`` starts."""
     typed = with_configuration(words)
     with logs.logging_to_terminal():
-        log.info("bench startup: %d processes, one after the other; Ctrl-C ends it", options.repeats + 2)
-        libraries = import_times()
-        first = start(typed)  # warms up: what lies in files gets into memory
-        found = [start(typed) for _ in range(options.repeats)]
-        return _report(typed, [each["phases"] for each in found], libraries, first)
+        log.info("bench startup: %d processes, one after the other; Ctrl-C ends it", options.repeats + 1)
+        first, said = start(typed, "-X", "importtime")  # warms up, too: what lies in files gets into memory
+        found = [start(typed)[0] for _ in range(options.repeats)]
+        return _report(typed, [each["phases"] for each in found], by_library(said), first)
 
 
-def start(words: Sequence[str]) -> dict[str, Any]:
+def start(words: Sequence[str], *python: str) -> tuple[dict[str, Any], str]:
     """Run a dry fit in a process of its own.
 
+    Args:
+        words: What follows ``clf fit``.
+        python: Options of Python itself.
     Returns:
-        ``phases``, and ``num_workers`` and ``compile`` as configured.
+        ``phases``, and ``num_workers`` and ``compile`` as configured; and what went to the standard error.
     Raises:
         UserError: If it does not come to a training step; says what it said.
     """
-    command = [sys.executable, "-m", "clf.bench.first_step", repr(time.time()), *words]
+    command = [sys.executable, *python, "-m", "clf.bench.first_step", repr(time.time()), *words]
     code, out, err = _finish(command)
     if code:
         said = [line for line in err.splitlines() if line.startswith("clf: ")] or err.splitlines()
         raise UserError((said or ["the process ended without a word"])[-1].removeprefix("clf: "))
     found: dict[str, Any] = json.loads(next(line for line in out.splitlines() if line.startswith('{"phases"')))
-    return found
-
-
-def import_times() -> dict[str, float]:
-    """Measure what importing the command costs by library, in seconds, in a process whose imports are timed."""
-    command = [sys.executable, "-X", "importtime", "-c", "import clf.cli"]
-    code, _, err = _finish(command)
-    assert code == 0, err
-    return by_library(err)
+    return found, err
 
 
 def _finish(command: Sequence[str]) -> tuple[int, str, str]:
