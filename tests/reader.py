@@ -160,7 +160,18 @@ class Reader:
                 return self._serve(rest[1:])
             if first == "clf" and not needs_shell(command) and not self._apart:
                 return _clf(shortened(rest))
+            if not self._apart and (piped := re.fullmatch(r"clf ([^|&;<>$`*?~]*)\|(.*)", command)):
+                return self._piped(shlex.split(piped[1]), piped[2])
+            if first == "torchrun" and "clf" in rest and not needs_shell(command):
+                at += rest.index("clf") + 2
+                command = shlex.join([*typed[:at], *shortened(typed[at:])])
             return self._shell(command)
+
+    def _piped(self, typed: Sequence[str], into: str) -> Done:
+        """Give what a command of ``clf`` prints to a shell."""
+        printed = io.StringIO()
+        done = _clf(shortened(typed), printed)
+        return done if done.code else self._shell(into, given=printed.getvalue())
 
     def _type_all(self, command: str) -> Done:
         """Run commands that are joined by ``&&``; a ``cd`` among them holds for what follows."""
@@ -186,13 +197,13 @@ class Reader:
         self._write_files(*self._files)
         return Done(0, server.log)
 
-    def _shell(self, command: str) -> Done:
+    def _shell(self, command: str, given: str = "") -> Done:
         """Let a shell run a command in which ``clf`` and ``python`` are those of the tests."""
         if program(command) == "curl":
             command = command.replace("curl", "curl --fail --silent --show-error", 1)
         variables = {"PATH": f"{_programs(self.folder)}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
         run = ["sh", "-c", self._addressed(command)]
-        done = subprocess.run(run, env=os.environ | variables, capture_output=True, text=True, check=False)
+        done = subprocess.run(run, env=os.environ | variables, input=given, capture_output=True, text=True, check=False)
         return Done(done.returncode, done.stdout + done.stderr)
 
 
@@ -222,9 +233,9 @@ def _stamp(path: Path) -> tuple[Path, int] | None:
     return (path.resolve(), path.stat().st_mtime_ns) if path.exists() else None
 
 
-def _clf(typed: Sequence[str]) -> Done:
+def _clf(typed: Sequence[str], printed: io.StringIO | None = None) -> Done:
     said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
+    with redirect_stdout(printed or said), redirect_stderr(said):
         code = main(typed)
     return Done(code, said.getvalue())
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from datasets import draw_folders
 from exports import exported
+from forks import begun, ended
 
 from clf.bench.data import STAGES, measure_cache, worker_counts
 from clf.bench.startup import PHASES
@@ -315,24 +317,16 @@ def test_numbers_are_written_beside_the_tables(pets: Path, capfd: pytest.Capture
 
 
 def test_ctrl_c_ends_it_and_its_workers(pets: Path) -> None:
-    command = [sys.executable, "-m", "clf", "bench", "data", *CONFIG, "--seconds", "8"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "num_workers=1" in line:
-                break
-        while process.poll() is None and not has_children(process.pid):
-            pass
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
-        said = process.stderr.read()
-        assert process.wait(timeout=60) == 130, said
-    assert "stopped by Ctrl-C" in said
-    assert "Traceback" not in said
+    process, said = begun(pets, "bench", "data", *CONFIG, "--seconds", "8", before=os.setsid), pets / "output.txt"
+    while not (said.exists() and "num_workers=1" in said.read_text() and has_children(process)):
+        assert os.waitpid(process, os.WNOHANG) == (0, 0)
+        time.sleep(0.02)
+    os.killpg(process, signal.SIGINT)  # as a terminal does it: to all of them
+    assert ended(process) == 130, said.read_text()
+    assert "stopped by Ctrl-C" in said.read_text()
+    assert "Traceback" not in said.read_text()
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # nobody is left of its group
+        os.killpg(process, 0)  # nobody is left of its group
 
 
 def has_children(pid: int) -> bool:

@@ -1,72 +1,67 @@
 """Caches among several processes: built by one, waited for by others, gone when they must, and never too large."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import draw, draw_pets
+from forks import Forked, begun, ended, with_mounts
 from PIL import Image
 
 from clf.cores import usable_memory
-from clf.data.cache import Wanted, keep
+from clf.data.cache import Wanted, Where, keep
 from clf.data.cacheplace import memory
+from clf.errors import UserError
 
-# Builds or finds a cache of the images in a folder, says so on standard output, and stays until its input ends.
-KEEP = """
-import sys
-from pathlib import Path
-from clf.data.cache import Wanted, keep
-images, where, shortest, folder = sys.argv[1:]
-paths = sorted(str(path) for path in Path(images).iterdir())
-cache = keep(Wanted(paths, where, int(shortest), folder), say=lambda line: print(line, flush=True))
-sys.stdin.read()
-"""
-# Stops at the first opening of one file for as long as another one exists, as a slow disk would.
-GATE = """
-import os, sys, time
-image, shut = os.environ["GATE"].split(os.pathsep)
-def wait(event, words):
-    if event == "open" and isinstance(words[0], str) and os.path.abspath(words[0]) == image:
-        while os.path.exists(shut):
-            time.sleep(0.01)
-sys.addaudithook(wait)
-"""
 FIT = """
 model: {arch: test_resnet, pretrained: false, image_size: 8}
 data: {root: images, batch_size: 4, num_workers: 1}
 trainer: {accelerator: cpu, max_epochs: 1, num_sanity_val_steps: 0}
 """
-CLF = (sys.executable, "-m", "clf")
-SLOW_CLF = (sys.executable, "-c", f"{GATE}\nfrom clf.main import main\nsys.exit(main())")
 MEASURED = 100  # files whose headers are looked at beforehand
 
 
-def start(
-    images: Path, where: str, shortest: int, folder: Path, *, gate: "Gate | None" = None
-) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", GATE + KEEP if gate else KEEP, str(images), where, str(shortest), str(folder)]
-    environment = gate.environment if gate else None
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+def begin(
+    images: Path, where: Where, shortest: int, folder: Path, *, before: Callable[[], object] = lambda: None
+) -> Forked:
+    """Begin a process that builds or finds a cache, says so, and stays until it is told to leave."""
+
+    def work(line: Connection) -> None:
+        before()
+        paths = sorted(str(path) for path in images.iterdir())
+        try:
+            cache = keep(Wanted(paths, where, shortest, str(folder)), say=line.send)
+        except UserError as error:
+            line.send(f"clf: {error}")
+            sys.exit(1)
+        line.recv()
+        del cache
+
+    return Forked(work)
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
-def end(process: subprocess.Popen[str]) -> str:
+def end(process: Forked, *, code: int = 0) -> str:
     """Let a process leave, and return what else it said."""
-    said, _ = process.communicate()
-    assert process.returncode == 0
-    return said
+    if not code:
+        process.line.send("leave")
+    said = process.end()
+    assert process.process.exitcode == code, said
+    return "".join(f"{line}\n" for line in said)
+
+
+def kill(process: Forked, signum: int = signal.SIGKILL) -> None:
+    assert process.process.pid is not None
+    os.kill(process.process.pid, signum)
+    process.end()
+    assert process.process.exitcode == -signum
 
 
 def path_in(line: str) -> Path:
@@ -94,10 +89,10 @@ def kept(tmp_path: Path) -> Path:
 
 def test_of_two_processes_one_builds_and_the_other_waits(tmp_path: Path, kept: Path) -> None:
     gate = Gate(tmp_path / "images")
-    one = start(tmp_path / "images", "disk", 9, kept, gate=gate)
+    one = begin(tmp_path / "images", "disk", 9, kept, before=gate.shut)
     until(lambda: is_building(kept))
-    other = start(tmp_path / "images", "disk", 9, kept)
-    assert "waiting for another process" in first_line(other)
+    other = begin(tmp_path / "images", "disk", 9, kept)
+    assert "waiting for another process" in other.line.recv()
     gate.let_go()
     assert " (built in " in end(one)
     assert " (found there" in end(other)
@@ -115,14 +110,22 @@ class Gate:
     def __init__(self, folder: Path, others: int = 0) -> None:
         names = sorted(path.name for path in noise(folder, 700, (1, 1)).iterdir())
         measured = set(np.linspace(0, len(names) + others - 1, MEASURED).astype(int).tolist())
-        image = folder / names[max(set(range(len(names))) - measured)]
-        self._shut = folder.parent / "shut"
-        self._shut.touch()
-        self.environment = {**os.environ, "GATE": f"{image.absolute()}{os.pathsep}{self._shut.absolute()}"}
+        self._image = str((folder / names[max(set(range(len(names))) - measured)]).absolute())
+        self._closed = folder.absolute().parent / "shut"
+        self._closed.touch()
+
+    def shut(self) -> None:
+        """Stop this process at the opening of the file until it is let go, as a slow disk would."""
+
+        def wait(event: str, words: tuple[object, ...]) -> None:
+            if event == "open" and isinstance(words[0], str) and os.path.abspath(words[0]) == self._image:
+                until(lambda: not self._closed.exists())
+
+        sys.addaudithook(wait)
 
     def let_go(self) -> None:
         """Let the file be opened from now on."""
-        self._shut.unlink()
+        self._closed.unlink()
 
 
 def is_building(kept: Path) -> bool:
@@ -132,24 +135,21 @@ def is_building(kept: Path) -> bool:
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_what_a_killed_builder_leaves_is_removed_by_the_next_one(tmp_path: Path, kept: Path, signum: int) -> None:
     images, others = tmp_path / "images", noise(tmp_path / "others", 3)
-    killed = start(images, "disk", 9, kept, gate=Gate(images))
+    killed = begin(images, "disk", 9, kept, before=Gate(images).shut)
     until(lambda: is_building(kept))
-    killed.send_signal(signum)
-    killed.communicate()
-    assert killed.returncode == -signum
+    kill(killed, signum)
     assert is_building(kept)
-    assert end(start(others, "disk", 9, kept)).startswith("cache: 3 images, ")
+    assert end(begin(others, "disk", 9, kept)).startswith("cache: 3 images, ")
     assert [path.suffix for path in kept.iterdir()] == [".pixels"]
     assert not is_building(kept)
-    assert end(start(images, "disk", 9, kept)).startswith("cache: 700 images, ")
+    assert end(begin(images, "disk", 9, kept)).startswith("cache: 700 images, ")
 
 
 def test_the_next_builder_of_the_same_cache_begins_anew(tmp_path: Path, kept: Path) -> None:
-    killed = start(tmp_path / "images", "disk", 9, kept, gate=Gate(tmp_path / "images"))
+    killed = begin(tmp_path / "images", "disk", 9, kept, before=Gate(tmp_path / "images").shut)
     until(lambda: is_building(kept))
-    killed.kill()
-    killed.communicate()
-    assert end(start(tmp_path / "images", "disk", 9, kept)).startswith("cache: 700 images, ")
+    kill(killed)
+    assert end(begin(tmp_path / "images", "disk", 9, kept)).startswith("cache: 700 images, ")
     assert [path.suffix for path in kept.iterdir()] == [".pixels"]
 
 
@@ -158,13 +158,13 @@ def test_ctrl_c_while_a_cache_is_built_ends_the_run_and_leaves_nothing(workdir: 
     noise(workdir / "images/valid/dog", 2)
     gate = Gate(workdir / "images/train/cat", others=5)
     (workdir / "tiny.yaml").write_text(FIT)
-    words = [*SLOW_CLF, "fit", "--config", "tiny.yaml", "--data.cache", "disk", "--data.cache_dir", "kept"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=gate.environment)
+    words = ["fit", "--config", "tiny.yaml", "--data.cache", "disk", "--data.cache_dir", "kept"]
+    process = begun(workdir, *words, before=gate.shut)
     until(lambda: is_building(Path("kept")))
-    process.send_signal(signal.SIGINT)
+    os.kill(process, signal.SIGINT)
     gate.let_go()
-    _, said = process.communicate()
-    assert process.returncode == 130, said
+    code, said = ended(process), Path("output.txt").read_text()
+    assert code == 130, said
     assert not list(Path("kept").iterdir())
     assert "Traceback" not in said
 
@@ -174,13 +174,13 @@ def test_ctrl_c_while_a_cache_is_built_ends_the_run_and_leaves_nothing(workdir: 
 
 def test_a_cache_in_memory_goes_with_the_last_run_that_uses_it(tmp_path: Path) -> None:
     images = noise(tmp_path / "images", 5)
-    one = start(images, "ram", 9, tmp_path)
-    line = first_line(one)
+    one = begin(images, "ram", 9, tmp_path)
+    line = one.line.recv()
     file = path_in(line)
     assert "it goes with the last run that uses it" in line
     assert file.stat().st_mode & 0o77 == file.parent.stat().st_mode & 0o77 == 0
-    two = start(images, "ram", 9, tmp_path)
-    assert " (found there" in first_line(two)
+    two = begin(images, "ram", 9, tmp_path)
+    assert " (found there" in two.line.recv()
     end(one)
     assert file.exists()
     end(two)
@@ -190,7 +190,7 @@ def test_a_cache_in_memory_goes_with_the_last_run_that_uses_it(tmp_path: Path) -
 def test_a_run_with_a_cache_in_memory_leaves_none(workdir: Path) -> None:
     draw_pets(workdir / "images")
     (workdir / "tiny.yaml").write_text(FIT)
-    words = [*CLF, "fit", "--config", "tiny.yaml", "--data.cache", "ram"]
+    words = [sys.executable, "-m", "clf", "fit", "--config", "tiny.yaml", "--data.cache", "ram"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("cache: ")]
@@ -234,27 +234,20 @@ def test_a_cache_that_nobody_refers_to_any_more_is_gone_before_the_process_is(tm
 # Room.
 
 
-def mounts(script: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a shell script with mounts of its own."""
-    unshare = ["unshare", *([] if os.getuid() == 0 else ["--map-root-user"]), "--mount"]
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode
-    ):
-        pytest.skip("no mounts of one's own")
-    given = [str(word) for word in words]
-    return subprocess.run([*unshare, "sh", "-ec", script, "sh", *given], capture_output=True, text=True, check=False)
-
-
 def test_what_a_killed_run_left_in_memory_is_used_or_removed_by_the_next(tmp_path: Path, kept: Path) -> None:
     images, others = noise(tmp_path / "images", 5), noise(tmp_path / "others", 3)
-    killed = KEEP.replace("sys.stdin.read()", "import os; os.kill(os.getpid(), 9)")
-    script = """mount -t tmpfs tmpfs /dev/shm
-        "$1" -c "$2" "$4" ram 9 "$6" || "$1" -c "$2" "$4" ram 9 "$6" || ls /dev/shm/clf-0
-        "$1" -c "$3" "$5" disk 9 "$6" < /dev/null
-        ls /dev/shm/clf-0"""
-    done = mounts(script, sys.executable, killed, KEEP, images, others, kept)
-    first, second, left, last = done.stdout.splitlines()  # and nothing is listed in the end
+
+    def two_are_killed_and_a_third_is_not() -> list[str]:
+        said = []
+        for _ in range(2):
+            killed = begin(images, "ram", 9, kept)
+            said.append(killed.line.recv())
+            kill(killed)
+        [left] = os.listdir("/dev/shm/clf-0")
+        return [*said, left, end(begin(others, "disk", 9, kept)), *os.listdir("/dev/shm/clf-0")]
+
+    # And nothing is listed in the end.
+    first, second, left, last = with_mounts("mount -t tmpfs tmpfs /dev/shm", two_are_killed_and_a_third_is_not)
     assert " (built in " in first
     assert " (found there" in second
     assert path_in(first).name == path_in(second).name == left
@@ -262,7 +255,6 @@ def test_what_a_killed_run_left_in_memory_is_used_or_removed_by_the_next(tmp_pat
 
 
 SMALL_MEMORY = "mount -t tmpfs -o size=100k tmpfs /dev/shm\n"
-RUN = 'python="$1"; code="$2"; shift 2; "$python" -c "$code" "$@" < /dev/null\n'
 
 
 @pytest.fixture
@@ -272,36 +264,34 @@ def large(tmp_path: Path) -> Path:
 
 
 def test_what_does_not_fit_into_memory_is_refused_with_sizes_and_ways_out(large: Path, kept: Path) -> None:
-    done = mounts(SMALL_MEMORY + RUN + "\n", sys.executable, KEEP, large, "ram", 200, kept)
-    assert done.returncode == 1
-    message = done.stderr.splitlines()[-1]
+    def both() -> tuple[str, str, list[str]]:
+        message = end(begin(large, "ram", 200, kept), code=1)
+        return message, end(begin(large, "ram", 20, kept)), os.listdir("/dev/shm/clf-0")
+
+    message, smaller, left = with_mounts(SMALL_MEMORY, both)
     assert "data.cache=ram: 10 images of at most 200 pixels on the shorter edge do not fit" in message
     assert "about 480 kB are needed, and 102 kB may be used of " in message
     assert "102 kB in /dev/shm" in message
-    assert message.endswith("choose a smaller data.cache_size, data.cache=disk or none")
-    smaller = mounts(SMALL_MEMORY + RUN + "ls /dev/shm/clf-0", sys.executable, KEEP, large, "ram", 20, kept)
-    assert smaller.returncode == 0, smaller.stderr
-    assert smaller.stdout.startswith("cache: 10 images, 19.4 kB in /dev/shm/clf-0/")
-    assert len(smaller.stdout.splitlines()) == 1  # nothing is left
+    assert message.endswith("choose a smaller data.cache_size, data.cache=disk or none\n")
+    assert smaller.startswith("cache: 10 images, 19.4 kB in /dev/shm/clf-0/")
+    assert left == []
 
 
 def test_auto_takes_memory_else_the_disk_else_nothing_and_says_why(large: Path, tmp_path: Path) -> None:
-    end_of_run = start(large, "auto", 200, tmp_path / "kept")
-    line = end(end_of_run)
+    line = end(begin(large, "auto", 200, tmp_path / "kept"))
     assert " in /dev/shm/clf-" in line
     assert "chosen because about 480 kB are needed, and " in line
     assert not (tmp_path / "kept").exists() or not list((tmp_path / "kept").iterdir())
     folder = tmp_path / "disk"
-    done = mounts(SMALL_MEMORY + RUN, sys.executable, KEEP, large, "auto", 200, folder)
-    assert done.stdout.startswith(f"cache: 10 images, 480 kB in {folder}/"), done.stderr
-    assert "chosen because ram: about 480 kB are needed, and 51.2 kB may be used" in done.stdout
+    line = with_mounts(SMALL_MEMORY, lambda: end(begin(large, "auto", 200, folder)))
+    assert line.startswith(f"cache: 10 images, 480 kB in {folder}/")
+    assert "chosen because ram: about 480 kB are needed, and 51.2 kB may be used" in line
     small = tmp_path / "small"
     small.mkdir()
-    both = SMALL_MEMORY + f"mount -t tmpfs -o size=200k tmpfs {small}\n" + RUN
-    done = mounts(both, sys.executable, KEEP, large, "auto", 200, small)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("cache: none, because 10 images of at most 200 pixels on the shorter edge do not fit")
-    assert "disk: about 480 kB are needed, and 0 B may be used of 205 kB on the disk" in done.stdout
+    both = f"{SMALL_MEMORY}mount -t tmpfs -o size=200k tmpfs {small}\n"
+    line = with_mounts(both, lambda: end(begin(large, "auto", 200, small)))
+    assert line.startswith("cache: none, because 10 images of at most 200 pixels on the shorter edge do not fit")
+    assert "disk: about 480 kB are needed, and 0 B may be used of 205 kB on the disk" in line
 
 
 def test_a_disk_that_turns_out_too_small_stops_the_build_and_keeps_nothing(tmp_path: Path) -> None:
@@ -310,32 +300,39 @@ def test_a_disk_that_turns_out_too_small_stops_the_build_and_keeps_nothing(tmp_p
     looked_at = set(np.linspace(0, 699, MEASURED).astype(int).tolist())
     for number in set(range(700)) - looked_at:
         Image.new("RGB", (100, 200)).save(folder / f"{number:04d}.png")
-    script = f"mount -t tmpfs -o size=260m tmpfs {small}\n" + RUN.strip() + f" || ls -A {small}\n"
-    done = mounts(script, sys.executable, KEEP, folder, "disk", 200, small)
-    assert "data.cache=disk: 700 images" in done.stderr
-    assert "more is needed than the headers let expect, and 4.19 MB may be used of " in done.stderr
-    assert done.stdout == ""
+    script = f"mount -t tmpfs -o size=260m tmpfs {small}"
+    said, left = with_mounts(script, lambda: (end(begin(folder, "disk", 200, small), code=1), os.listdir(small)))
+    assert "data.cache=disk: 700 images" in said
+    assert "more is needed than the headers let expect, and 4.19 MB may be used of " in said
+    assert left == []
 
 
 def test_a_folder_in_memory_that_others_may_write_to_is_not_used(large: Path, kept: Path) -> None:
-    script = "mount -t tmpfs tmpfs /dev/shm; mkdir -m 777 /dev/shm/clf-0\n" + RUN
-    done = mounts(script, sys.executable, KEEP, large, "ram", 200, kept)
-    assert "data.cache=ram needs /dev/shm/clf-0, which others may write to; remove it, or " in done.stderr
-    done = mounts(script, sys.executable, KEEP, large, "auto", 200, kept)
-    assert f"480 kB in {kept}/" in done.stdout
+    def both() -> tuple[str, str]:
+        return end(begin(large, "ram", 200, kept), code=1), end(begin(large, "auto", 200, kept))
+
+    refused, elsewhere = with_mounts("mount -t tmpfs tmpfs /dev/shm; mkdir -m 777 /dev/shm/clf-0", both)
+    assert "data.cache=ram needs /dev/shm/clf-0, which others may write to; remove it, or " in refused
+    assert f"480 kB in {kept}/" in elsewhere
 
 
-def test_what_others_put_into_memory_is_neither_followed_nor_removed(large: Path, kept: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "trap",
+    ['ln -s "$precious" clf-0', 'mkdir -m 777 clf-0; ln -s "$precious/made" clf-0/old.lock'],
+    ids=["folder", "lock"],
+)
+def test_what_others_put_into_memory_is_neither_followed_nor_removed(
+    trap: str, large: Path, kept: Path, tmp_path: Path
+) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/old.pixels").touch()
-    traps = """mount -t tmpfs -o mode=1777 tmpfs /dev/shm; trap="$1"; shift; mine="$PWD"; cd /dev/shm
-        if test "$trap" = folder; then ln -s "$1" clf-0; else mkdir -m 777 clf-0; ln -s "$1/made" clf-0/old.lock; fi
-        touch clf-0/old.pixels; cd "$mine"; shift
-        """
-    for trap in ("folder", "lock"):
-        done = mounts(traps + RUN, trap, tmp_path / "precious", sys.executable, KEEP, large, "disk", 200, kept)
-        assert "cache: 10 images, " in done.stdout, done.stderr
-        assert [path.name for path in (tmp_path / "precious").iterdir()] == ["old.pixels"]
+    script = f"""mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+        precious="{tmp_path}/precious"; cd /dev/shm
+        {trap}
+        touch clf-0/old.pixels"""
+    said = with_mounts(script, lambda: end(begin(large, "disk", 200, kept)))
+    assert "cache: 10 images, " in said
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["old.pixels"]
 
 
 @pytest.mark.parametrize(

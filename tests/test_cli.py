@@ -2,8 +2,11 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +47,46 @@ class StopInValidation(Callback):
 """
 
 
+def make_folder(folder: Path) -> Path:
+    counts = {f"{split}/{name}": 8 if split == "train" else 3 for split in ("train", "valid", "test") for name in "abc"}
+    draw_folders(folder / "images", counts)
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "stopper.py").write_text(STOP)
+    return folder
+
+
 @pytest.fixture
 def folder(workdir: Path) -> Path:
     """A working folder with images of three classes and a config; six steps an epoch."""
-    counts = {f"{split}/{name}": 8 if split == "train" else 3 for split in ("train", "valid", "test") for name in "abc"}
-    draw_folders(workdir / "images", counts)
-    (workdir / "tiny.yaml").write_text(TINY)
-    (workdir / "stopper.py").write_text(STOP)
-    return workdir
+    return make_folder(workdir)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Train for so many epochs, once, for all tests that do something to a copy."""
+
+    @cache
+    def once(epochs: int) -> Path:
+        folder = make_folder(tmp_path_factory.mktemp("trained") / "work")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr("clf.artist.Artist.submit", lambda *_: None)
+            assert main([*FIT, "--trainer.max_epochs", str(epochs)]) == 0
+        return folder
+
+    return once
+
+
+@pytest.fixture
+def one_epoch(trained: Callable[[int], Path], workdir: Path) -> Path:
+    """The working folder with a run of one epoch."""
+    return Path(shutil.copytree(trained(1), workdir, symlinks=True, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def three_epochs(trained: Callable[[int], Path], workdir: Path) -> Path:
+    """The working folder with a run as its config says."""
+    return Path(shutil.copytree(trained(3), workdir, symlinks=True, dirs_exist_ok=True))
 
 
 def weights(run: str, name: str = "last") -> dict[str, Tensor]:
@@ -76,14 +111,13 @@ def read_json(path: str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def test_a_run_leaves_what_the_readme_lists(folder: Path) -> None:
-    assert main(FIT) == 0
+def test_a_run_leaves_what_the_readme_lists(three_epochs: Path) -> None:
     there = {str(path.relative_to("runs/tiny/001")) for path in Path("runs/tiny/001").rglob("*") if path.is_file()}
     assert there >= {
         *("config.yaml", "environment.json", "labels_mapping.json", "metrics.csv", "metrics.json", "timing.csv"),
         *("log.txt", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "predictions/val.csv"),
     }
-    assert Path("runs/latest").resolve() == folder / "runs/tiny/001"
+    assert Path("runs/latest").resolve() == three_epochs / "runs/tiny/001"
     metrics = table("runs/latest/metrics.csv")
     assert [row["epoch"] for row in metrics] == ["0", "1", "2"]
     best = max(metrics, key=lambda row: float(row["val/acc_top1"]))
@@ -94,8 +128,7 @@ def test_a_run_leaves_what_the_readme_lists(folder: Path) -> None:
     assert correct / 9 == pytest.approx(float(best["val/acc_top1"]), abs=1e-6)
 
 
-def test_later_commands_need_no_config_in_a_new_process(folder: Path) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_later_commands_need_no_config_in_a_new_process(one_epoch: Path) -> None:
 
     def clf(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "clf", *words], capture_output=True, text=True, check=False)
@@ -133,10 +166,9 @@ def test_two_runs_with_one_seed_have_identical_weights_whatever_the_number_of_wo
     ids=["after-an-epoch", "mid-epoch", "ctrl-c", "in-validation"],
 )
 def test_a_stopped_and_continued_run_equals_the_uninterrupted_one(
-    callback: dict[str, Any], code: int, folder: Path
+    callback: dict[str, Any], code: int, three_epochs: Path
 ) -> None:
-    assert main(FIT) == 0
-    (folder / "stopped.yaml").write_text(yaml.safe_dump({"config": "tiny.yaml", "callbacks": {"stop": callback}}))
+    (three_epochs / "stopped.yaml").write_text(yaml.safe_dump({"config": "tiny.yaml", "callbacks": {"stop": callback}}))
     assert main(["fit", "--config", "stopped.yaml", *FIT[3:]]) == code
     assert read_json("runs/stopped/001/metrics.json")["finished"] is None
     assert main(["fit", "--ckpt_path", "last", "--callbacks.stop", "null"]) == 0
@@ -145,9 +177,8 @@ def test_a_stopped_and_continued_run_equals_the_uninterrupted_one(
     assert Path("runs/tiny/001/metrics.csv").read_bytes() == Path("runs/stopped/001/metrics.csv").read_bytes()
 
 
-def test_a_second_run_gets_its_own_directory_and_last_never_means_another_experiment(folder: Path) -> None:
+def test_a_second_run_gets_its_own_directory_and_last_never_means_another_experiment(one_epoch: Path) -> None:
     # Defects 15 and 8.
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     assert main([*FIT, "--trainer.max_epochs", "1", "--name", "other"]) == 0
     assert sorted(map(str, Path("runs").glob("[ot]*/*"))) == ["runs/other/001", "runs/tiny/001", "runs/tiny/002"]
@@ -181,8 +212,7 @@ def test_nothing_is_ever_scored_with_untrained_weights(
     assert "no run of this experiment in runs/tiny/" in capsys.readouterr().err
 
 
-def test_scores_are_those_of_the_best_checkpoint(folder: Path) -> None:
-    assert main(FIT) == 0
+def test_scores_are_those_of_the_best_checkpoint(three_epochs: Path) -> None:
     in_fit = read_json("runs/latest/metrics.json")["val"]
     fitted = Path("runs/latest/predictions/val.csv").read_bytes()
     assert main(["validate"]) == 0
@@ -192,21 +222,19 @@ def test_scores_are_those_of_the_best_checkpoint(folder: Path) -> None:
     assert Path("runs/latest/predictions/val.csv").read_bytes() == fitted
 
 
-def test_a_checkpoint_alone_predicts_anywhere(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_a_checkpoint_alone_predicts_anywhere(one_epoch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["predict", "--data.predict", "images/test", "--output", "here.csv"]) == 0
     (tmp_path / "elsewhere").mkdir()
-    best = (folder / "runs/latest/checkpoints/best.ckpt").rename(tmp_path / "elsewhere" / "model.ckpt")
+    best = (one_epoch / "runs/latest/checkpoints/best.ckpt").rename(tmp_path / "elsewhere" / "model.ckpt")
     monkeypatch.chdir(best.parent)
-    assert main(["predict", "--ckpt_path", "model.ckpt", "--data.predict", str(folder / "images/test")]) == 0
-    here = [{**row, "path": ""} for row in table(str(folder / "here.csv"))]
+    assert main(["predict", "--ckpt_path", "model.ckpt", "--data.predict", str(one_epoch / "images/test")]) == 0
+    here = [{**row, "path": ""} for row in table(str(one_epoch / "here.csv"))]
     assert [{**row, "path": ""} for row in table("predictions/predict.csv")] == here
 
 
 def test_predict_writes_a_row_for_what_cannot_be_read_and_exits_with_1(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    one_epoch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     Path("images/test/b/1.png").write_bytes(b"not an image")
     assert main(["predict"]) == 1
     rows = table("runs/latest/predictions/predict.csv")
@@ -225,8 +253,7 @@ def test_the_saved_config_reruns_to_the_identical_configuration(folder: Path) ->
     assert_equal(weights("tiny/001"), weights("tiny/002"))
 
 
-def test_what_a_resumed_run_changes_is_said_and_saved(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_what_a_resumed_run_changes_is_said_and_saved(one_epoch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = Path("runs/latest/config.yaml").read_text()
     capsys.readouterr()
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
@@ -278,11 +305,10 @@ def test_a_class_of_ones_own_works_from_a_file_in_the_working_folder(folder: Pat
     assert weights("own/001")["trained.network.0.weight"].shape == (5, 3, 3, 3)
 
 
-def test_nobody_types_the_number_of_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nobody_types_the_number_of_classes(one_epoch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Defect 7.
     assert main([*FIT, "--model.num_classes", "4"]) == 2
     assert "unknown key 'model.num_classes'" in capsys.readouterr().err
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     mapping = read_json("runs/latest/labels_mapping.json")
     assert mapping["num_classes"] == 3
     assert mapping["idx_to_class"] == {"0": "a", "1": "b", "2": "c"}

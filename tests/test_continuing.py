@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from datasets import draw
-from test_cli import FIT, folder, table, weights
+from test_cli import FIT, folder, one_epoch, table, three_epochs, trained, weights
 
 from clf.main import main
 
-__all__ = ["folder"]
+__all__ = ["folder", "one_epoch", "three_epochs", "trained"]
 
 
 def snapshot(run: str) -> dict[str, bytes]:
@@ -25,8 +25,7 @@ def metrics(run: str = "runs/latest") -> Any:
     return json.loads(Path(run, "metrics.json").read_text())
 
 
-def test_an_extended_run_that_is_interrupted_goes_on(folder: Path) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_an_extended_run_that_is_interrupted_goes_on(one_epoch: Path) -> None:
     stop = '{"class_path": "stopper.Stop", "init_args": {"step": 9}}'
     extended = ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3", "--callbacks.stop", stop]
     assert main(extended) == 143
@@ -96,24 +95,23 @@ def test_ctrl_c_after_the_training_says_that_all_is_saved(
     assert metrics()["finished"]["epochs"] == 1
 
 
-def test_a_refused_continuation_leaves_the_run_as_it_was(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "2"]) == 0
+def test_a_refused_continuation_leaves_the_run_as_it_was(
+    three_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = snapshot("runs/tiny/001")
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "1"]) == 2
-    said = "last.ckpt has 2 epochs behind it, and trainer.max_epochs=1; raise that to go on"
+    said = "last.ckpt has 3 epochs behind it, and trainer.max_epochs=1; raise that to go on"
     assert capsys.readouterr().err.splitlines()[-1].endswith(said)
     assert snapshot("runs/tiny/001") == before
 
 
-def test_a_dry_run_of_a_continuation_leaves_the_run_as_it_was(folder: Path) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_a_dry_run_of_a_continuation_leaves_the_run_as_it_was(one_epoch: Path) -> None:
     before = snapshot("runs/tiny/001")
     main(["fit", "--ckpt_path", "last", "--trainer.fast_dev_run", "true"])
     assert snapshot("runs/tiny/001") == before
 
 
-def test_another_experiment_may_start_from_a_run_s_checkpoint_without_touching_the_run(folder: Path) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_another_experiment_may_start_from_a_run_s_checkpoint_without_touching_the_run(one_epoch: Path) -> None:
     before = snapshot("runs/tiny/001")
     start = ["--name", "longer", "--ckpt_path", "runs/tiny/001/checkpoints/last.ckpt", "--trainer.max_epochs", "2"]
     assert main([*FIT, *start]) == 0
@@ -122,20 +120,18 @@ def test_another_experiment_may_start_from_a_run_s_checkpoint_without_touching_t
 
 
 def test_a_run_directory_that_was_copied_elsewhere_goes_on_there(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_epoch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     shutil.copytree("runs/tiny/001", tmp_path / "kept" / "run")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    words = ["--trainer.max_epochs", "2", "--data.root", str(folder / "images")]
+    words = ["--trainer.max_epochs", "2", "--data.root", str(one_epoch / "images")]
     assert main(["fit", "--ckpt_path", str(tmp_path / "kept/run/checkpoints/last.ckpt"), *words]) == 0
     assert len(table(str(tmp_path / "kept/run/metrics.csv"))) == 2
     assert Path("runs/latest").resolve() == tmp_path / "kept" / "run"
 
 
-def test_data_that_changed_since_is_mentioned(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_data_that_changed_since_is_mentioned(one_epoch: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
     assert "was trained on until now" not in caplog.text
     draw(next(Path("images/train").iterdir()) / "new.png", seed=1)
@@ -185,8 +181,7 @@ def test_the_seed_is_a_number(value: str, folder: Path, capsys: pytest.CaptureFi
     assert f"seed_everything={value} must be a number" in capsys.readouterr().err
 
 
-def test_a_table_of_predictions_can_be_predicted_on_again(folder: Path) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_a_table_of_predictions_can_be_predicted_on_again(one_epoch: Path) -> None:
     assert main(["predict"]) == 0
     first = table("runs/latest/predictions/predict.csv")
     assert main(["predict", "--data.predict", "runs/latest/predictions/predict.csv", "--output", "again.csv"]) == 0
@@ -221,8 +216,7 @@ def test_names_with_emoji_go_all_the_way(folder: Path) -> None:
     assert "é'\"🙂" in {row["true"] for row in table("runs/latest/predictions/test.csv")}
 
 
-def test_predict_never_writes_over_what_it_is_asked_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
+def test_predict_never_writes_over_what_it_is_asked_about(one_epoch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.jsonl").write_text('{"image": "images/test/a/0.png", "label": "a"}\n')
     assert main(["predict", "--data.predict", "own.jsonl", "--output", "./own.jsonl"]) == 2
     assert "give another file" in capsys.readouterr().err

@@ -1,10 +1,8 @@
 """Runs that are killed for good, at named places: what a resumed run leaves is what an uninterrupted one leaves."""
 
 import json
-import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,8 @@ import pytest
 import torch
 import yaml
 from datasets import draw_folders
+from forks import forked
 from toy import differences
-
-from clf.artist import Artist
-from clf.main import main
 
 # A user's own callback: kills the process for good in the n-th call of a hook, or before the n-th file is put in place.
 KILLER = """
@@ -83,35 +79,6 @@ EVERYTHING: dict[str, Any] = {
         **dict.fromkeys(("confusion_matrix", "history", "mistakes", "model_info", "progress", "samples", "statistics")),
     },
 }
-
-
-def forked(folder: Path, *words: str, cut: str = "") -> int:
-    """Run a command in a process of its own that has imported everything; returns its exit code, or minus the signal.
-
-    What it says lies in ``output.txt``.
-    """
-    return os.waitstatus_to_exitcode(os.waitpid(begun(folder, *words, cut=cut), 0)[1])
-
-
-def begun(folder: Path, *words: str, cut: str = "") -> int:
-    """Begin what `forked` does; returns the process id."""
-    if process := os.fork():
-        return process
-    code = 99
-    try:
-        os.chdir(folder)
-        sys.path.append(str(folder))
-        Artist.submit = lambda *_: None  # type: ignore[method-assign]
-        os.environ["CUT"] = cut
-        descriptor = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - not pytest's
-        code = main(words)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
 
 
 def prepared(folder: Path, config: dict[str, Any]) -> Path:

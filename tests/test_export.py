@@ -3,6 +3,9 @@
 import hashlib
 import json
 import logging
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,27 @@ from clf.exported import METADATA, SIDECAR
 from clf.graph import Graph
 from clf.predictor import Predictor
 from clf.preprocess import Preprocessing, decode, evaluation_array
+from clf.proof import Proof
+
+Made = Callable[[str], tuple[Path, Proof]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Export the small network once a form, for all tests that ask what lies there or do something to a copy."""
+
+    @cache
+    def once(embed: str) -> tuple[Path, Proof]:
+        folder = tmp_path_factory.mktemp(embed)
+        return folder, exported(folder, embed=embed).proof
+
+    return once
+
+
+@pytest.fixture
+def small(made: Made, tmp_path: Path) -> Path:
+    """Have a copy of the small network's ``export``, and of the ``images`` that it was proven on."""
+    return Path(shutil.copytree(made("none")[0], tmp_path, dirs_exist_ok=True))
 
 
 def probabilities(net: torch.nn.Module, path: Path, spec: Preprocessing = SPEC, temperature: float = 1.0) -> Any:
@@ -36,26 +60,25 @@ def as_vector(prediction: Any) -> Any:
 
 
 @pytest.mark.parametrize("embed", ["none", "normalize", "full"])
-def test_an_exported_model_says_what_the_network_says(tmp_path: Path, embed: str) -> None:
-    result = exported(tmp_path, embed=embed)
-    assert result.proof.holds
-    assert result.proof.n == 12
-    predictor = Predictor(tmp_path / "export")
-    for path in sorted((tmp_path / "images").iterdir()):
+def test_an_exported_model_says_what_the_network_says(made: Made, embed: str) -> None:
+    folder, proven = made(embed)
+    assert proven.holds
+    assert proven.n == 12
+    predictor = Predictor(folder / "export")
+    for path in sorted((folder / "images").iterdir()):
         expected = probabilities(network(), path, temperature=1.5)
         assert as_vector(predictor.predict_one(path)) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("arch", ["test_efficientnet", "test_convnext", "test_vit"])
+@pytest.mark.parametrize("arch", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
 def test_the_families_of_networks_export(tmp_path: Path, arch: str) -> None:
     spec = Preprocessing(size=(160, 160))
     result = exported(tmp_path, network=network(arch), preprocessing=spec)
     assert result.proof.holds, str(result.proof)
 
 
-def test_the_graph_is_what_the_contract_says(tmp_path: Path) -> None:
-    exported(tmp_path)
-    model = onnx.load(tmp_path / "export/model.onnx")
+def test_the_graph_is_what_the_contract_says(small: Path) -> None:
+    model = onnx.load(small / "export/model.onnx")
     [given], [made] = model.graph.input, model.graph.output
     assert [given.name, made.name] == ["input", "logits"]
     assert given.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
@@ -63,15 +86,15 @@ def test_the_graph_is_what_the_contract_says(tmp_path: Path) -> None:
     assert batch.dim_param
     assert [size.dim_value for size in rest] == [3, 32, 32]
     assert [opset.version for opset in model.opset_import if not opset.domain] == [20]
-    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["README.md", SIDECAR, "model.onnx"]
+    assert sorted(path.name for path in (small / "export").iterdir()) == ["README.md", SIDECAR, "model.onnx"]
     said = json.loads({prop.key: prop.value for prop in model.metadata_props}[METADATA])
     assert (said["classes"], said["run"], said["temperature"]) == (CLASSES, "small/001", 1.5)
 
 
-def test_with_everything_inside_pixels_go_in_and_calibrated_probabilities_come_out(tmp_path: Path) -> None:
-    exported(tmp_path, embed="full")
-    predictor = Predictor(tmp_path / "export")
-    pixels = predictor.prepare(tmp_path / "images/00.jpg")
+def test_with_everything_inside_pixels_go_in_and_calibrated_probabilities_come_out(made: Made) -> None:
+    folder, _ = made("full")
+    predictor = Predictor(folder / "export")
+    pixels = predictor.prepare(folder / "images/00.jpg")
     assert pixels.dtype == np.uint8
     assert pixels.shape == (32, 32, 3)
     found = predictor.run(np.stack([pixels] * 5))
@@ -79,18 +102,16 @@ def test_with_everything_inside_pixels_go_in_and_calibrated_probabilities_come_o
     assert found.sum(1) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_sidecar_says_what_logits_mean_and_which_file_it_is_of(tmp_path: Path) -> None:
-    result = exported(tmp_path)
-    sidecar = json.loads((tmp_path / "export" / SIDECAR).read_text(encoding="utf-8"))
+def test_the_sidecar_says_what_logits_mean_and_which_file_it_is_of(small: Path) -> None:
+    sidecar = json.loads((small / "export" / SIDECAR).read_text(encoding="utf-8"))
     assert sidecar["idx_to_class"] == {"0": "0", "1": "00", "2": "<b>1"}
     assert (sidecar["num_classes"], sidecar["class_to_idx"]["00"]) == (3, 1)
     assert sidecar["normalization"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
-    assert sidecar["model_sha256"] == result.exported.sha256
+    assert sidecar["model_sha256"] == hashlib.sha256((small / "export/model.onnx").read_bytes()).hexdigest()
 
 
-def test_the_card_says_how_the_graph_is_fed(tmp_path: Path) -> None:
-    exported(tmp_path)
-    card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
+def test_the_card_says_how_the_graph_is_fed(small: Path) -> None:
+    card = (small / "export/README.md").read_text(encoding="utf-8")
     assert "float32 `[batch, 3, 32, 32]`" in card
     assert "subtract the mean [0.4, 0.5, 0.6], divide by the standard deviation [0.2, 0.25, 0.3]" in card
     assert "On 12 validation images" in card
@@ -143,46 +164,42 @@ def test_another_temperature_inside_is_noticed(tmp_path: Path, monkeypatch: pyte
         exported(tmp_path, embed="full")
 
 
-def test_a_failed_export_leaves_the_proven_one_of_before(tmp_path: Path) -> None:
-    exported(tmp_path)
-    before = (tmp_path / "export/model.onnx").read_bytes()
+def test_a_failed_export_leaves_the_proven_one_of_before(small: Path) -> None:
+    before = (small / "export/model.onnx").read_bytes()
     with pytest.raises(NotProven):
-        exported(tmp_path, network=Moody())
-    assert (tmp_path / "export/model.onnx").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "images"]
+        exported(small, network=Moody())
+    assert (small / "export/model.onnx").read_bytes() == before
+    assert sorted(path.name for path in small.iterdir()) == ["export", "images"]
 
 
-def test_a_second_export_replaces_the_first_one_as_a_whole(tmp_path: Path) -> None:
-    exported(tmp_path)
-    (tmp_path / "link").symlink_to("export")
-    samples = draw_samples(tmp_path / "images")
-    exporting.export(ExportRequest(network(), CLASSES, SPEC, 1.5, samples, embed="full"), tmp_path / "link")
-    assert Predictor(tmp_path / "export").exported.embed == "full"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "images", "link"]
+def test_a_second_export_replaces_the_first_one_as_a_whole(small: Path) -> None:
+    (small / "link").symlink_to("export")
+    samples = draw_samples(small / "images")
+    exporting.export(ExportRequest(network(), CLASSES, SPEC, 1.5, samples, embed="full"), small / "link")
+    assert Predictor(small / "export").exported.embed == "full"
+    assert sorted(path.name for path in small.iterdir()) == ["export", "images", "link"]
 
 
-def test_a_folder_that_holds_other_things_is_left_alone(tmp_path: Path) -> None:
-    exported(tmp_path)
-    before = (tmp_path / "export/model.onnx").read_bytes()
-    (tmp_path / "export/best.ckpt").touch()
+def test_a_folder_that_holds_other_things_is_left_alone(small: Path) -> None:
+    before = (small / "export/model.onnx").read_bytes()
+    (small / "export/best.ckpt").touch()
     with pytest.raises(UserError, match=r"holds other things than an export, e.g. best.ckpt; give another folder"):
-        exported(tmp_path, embed="full")
-    assert (tmp_path / "export/model.onnx").read_bytes() == before
+        exported(small, embed="full")
+    assert (small / "export/model.onnx").read_bytes() == before
 
 
-def test_what_is_put_into_the_folder_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported(tmp_path)
-    before = (tmp_path / "export/model.onnx").read_bytes()
+def test_what_is_put_into_the_folder_meanwhile_is_left_alone(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (small / "export/model.onnx").read_bytes()
 
     def interfering(*words: Any, **named: Any) -> Any:
-        (tmp_path / "export/notes.txt").write_text("mine")
+        (small / "export/notes.txt").write_text("mine")
         return proof.prove(*words, **named)
 
     monkeypatch.setattr(exporting, "prove", interfering)
     with pytest.raises(UserError, match=r"holds other things than an export, e.g. notes.txt"):
-        exported(tmp_path, embed="full")
-    assert (tmp_path / "export/notes.txt").read_text() == "mine"
-    assert (tmp_path / "export/model.onnx").read_bytes() == before
+        exported(small, embed="full")
+    assert (small / "export/notes.txt").read_text() == "mine"
+    assert (small / "export/model.onnx").read_bytes() == before
 
 
 @pytest.mark.parametrize("names", [["README.md"], ["model.onnx"], ["README.md", "model.onnx", "labels_mapping.json"]])
@@ -220,7 +237,7 @@ def test_the_proof_looks_at_images_from_the_whole_split(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_smaller_precision_is_measured_against_the_full_one(tmp_path: Path, precision: str) -> None:
-    result = exported(tmp_path, precision=precision)
+    result = exported(tmp_path, network=network("test_resnet"), precision=precision)
     assert result.cost is not None
     assert result.cost.n == 12
     full, smaller = result.cost.megabytes
@@ -261,11 +278,10 @@ def test_what_quantises_leaves_the_logging_as_it_was(tmp_path: Path, capfd: pyte
     assert "pre-process" not in capfd.readouterr().err
 
 
-def test_a_precision_that_costs_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_costs_too_much_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Labels are what the full model says, and the smaller one gets its head's rows in another order.
-    samples = draw_samples(tmp_path / "images")
-    exported(tmp_path)
-    said = [row.label for row in Predictor(tmp_path / "export").predict([sample.path for sample in samples])]
+    samples = draw_samples(small / "images")
+    said = [row.label for row in Predictor(small / "export").predict([sample.path for sample in samples])]
     labelled = [type(sample)(sample.path, label) for sample, label in zip(samples, said, strict=True)]
 
     def spoilt(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -277,8 +293,8 @@ def test_a_precision_that_costs_too_much_is_refused(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(exporting, "halve", spoilt)
     with pytest.raises(NotProven, match=r"fp16 costs .* points of top-1 .* more than max_accuracy_drop=0.01"):
-        exported(tmp_path, samples=labelled, precision="fp16", max_accuracy_drop=0.01)
-    assert Predictor(tmp_path / "export").exported.facts["precision"] == "fp32"
+        exported(small, samples=labelled, precision="fp16", max_accuracy_drop=0.01)
+    assert Predictor(small / "export").exported.facts["precision"] == "fp32"
 
 
 # Files that do not belong together
@@ -289,9 +305,8 @@ def edited(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(sidecar | changes), encoding="utf-8")
 
 
-def test_a_weight_that_was_changed_is_noticed(tmp_path: Path) -> None:
-    exported(tmp_path)
-    path = tmp_path / "export/model.onnx"
+def test_a_weight_that_was_changed_is_noticed(small: Path) -> None:
+    path = small / "export/model.onnx"
     model = onnx.load(path)
     weight = model.graph.initializer[0]
     values = onnx.numpy_helper.to_array(weight).copy()
@@ -302,12 +317,11 @@ def test_a_weight_that_was_changed_is_noticed(tmp_path: Path) -> None:
         Predictor(path)
 
 
-def test_the_sidecar_of_another_model_is_refused(tmp_path: Path) -> None:
-    exported(tmp_path / "a")
-    exported(tmp_path / "b", network=network(seed=1))
-    (tmp_path / "b/export" / SIDECAR).replace(tmp_path / "a/export" / SIDECAR)
+def test_the_sidecar_of_another_model_is_refused(small: Path) -> None:
+    exported(small / "other", network=network(seed=1))
+    (small / "other/export" / SIDECAR).replace(small / "export" / SIDECAR)
     with pytest.raises(UserError, match="do not belong together"):
-        Predictor(tmp_path / "a/export")
+        Predictor(small / "export")
 
 
 @pytest.mark.parametrize(
@@ -320,47 +334,43 @@ def test_the_sidecar_of_another_model_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_sidecar_that_says_other_things_than_the_file_is_refused(
-    tmp_path: Path, changes: dict[str, Any], about: str
+    small: Path, changes: dict[str, Any], about: str
 ) -> None:
-    exported(tmp_path)
-    edited(tmp_path / "export" / SIDECAR, **changes)
+    edited(small / "export" / SIDECAR, **changes)
     with pytest.raises(UserError, match=f"disagree about {about}"):
-        Predictor(tmp_path / "export")
+        Predictor(small / "export")
 
 
-def test_what_is_missing_or_no_model_is_named(tmp_path: Path) -> None:
-    exported(tmp_path)
+def test_what_is_missing_or_no_model_is_named(small: Path) -> None:
     with pytest.raises(UserError, match=r"model '.*/gone/model.onnx' does not exist"):
-        Predictor(tmp_path / "gone/model.onnx")
-    (tmp_path / "export" / SIDECAR).rename(tmp_path / "kept.json")
+        Predictor(small / "gone/model.onnx")
+    (small / "export" / SIDECAR).rename(small / "kept.json")
     with pytest.raises(UserError, match=f"{SIDECAR} is missing"):
-        Predictor(tmp_path / "export")
-    (tmp_path / "export" / SIDECAR).write_text("{")
+        Predictor(small / "export")
+    (small / "export" / SIDECAR).write_text("{")
     with pytest.raises(UserError, match=f"{SIDECAR} cannot be read"):
-        Predictor(tmp_path / "export")
-    (tmp_path / "export/model.onnx").write_bytes(b"no model")
-    (tmp_path / "kept.json").replace(tmp_path / "export" / SIDECAR)
-    edited(tmp_path / "export" / SIDECAR, model_sha256=hashlib.sha256(b"no model").hexdigest())
+        Predictor(small / "export")
+    (small / "export/model.onnx").write_bytes(b"no model")
+    (small / "kept.json").replace(small / "export" / SIDECAR)
+    edited(small / "export" / SIDECAR, model_sha256=hashlib.sha256(b"no model").hexdigest())
     with pytest.raises(UserError, match=r"model '.*model.onnx' cannot be loaded"):
-        Predictor(tmp_path / "export")
+        Predictor(small / "export")
 
 
 @pytest.mark.parametrize("content", ["5", "null", '"text"', "[" * 100_000, '{"model_sha256": 1}'])
-def test_a_damaged_sidecar_is_said(tmp_path: Path, content: str) -> None:
-    exported(tmp_path)
-    (tmp_path / "export" / SIDECAR).write_text(content)
+def test_a_damaged_sidecar_is_said(small: Path, content: str) -> None:
+    (small / "export" / SIDECAR).write_text(content)
     with pytest.raises(UserError, match=f"{SIDECAR} .*export again"):
-        Predictor(tmp_path / "export")
+        Predictor(small / "export")
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("idx_to_class", []), ("idx_to_class", None), ("input", 3), ("normalization", {})]
 )
-def test_labels_of_another_kind_are_said(tmp_path: Path, key: str, value: Any) -> None:
-    exported(tmp_path)
-    edited(tmp_path / "export" / SIDECAR, **{key: value})
+def test_labels_of_another_kind_are_said(small: Path, key: str, value: Any) -> None:
+    edited(small / "export" / SIDECAR, **{key: value})
     with pytest.raises(UserError, match=r"export again"):
-        Predictor(tmp_path / "export")
+        Predictor(small / "export")
 
 
 @pytest.mark.parametrize(
@@ -374,10 +384,9 @@ def test_labels_of_another_kind_are_said(tmp_path: Path, key: str, value: Any) -
     ],
 )
 def test_a_file_that_says_what_it_does_not_do_is_refused(
-    tmp_path: Path, said: dict[str, Any] | None, message: str
+    small: Path, said: dict[str, Any] | None, message: str
 ) -> None:
-    exported(tmp_path)
-    path = tmp_path / "export/model.onnx"
+    path = small / "export/model.onnx"
     model = onnx.load(path)
     [entry] = model.metadata_props
     entry.value = json.dumps(json.loads(entry.value) | said if said else said)
@@ -390,10 +399,9 @@ def test_a_file_that_says_what_it_does_not_do_is_refused(
         Predictor(path)
 
 
-def test_a_link_to_the_file_is_the_file(tmp_path: Path) -> None:
-    exported(tmp_path)
-    (tmp_path / "link.onnx").symlink_to(tmp_path / "export/model.onnx")
-    assert Predictor(tmp_path / "link.onnx").classes == CLASSES
+def test_a_link_to_the_file_is_the_file(small: Path) -> None:
+    (small / "link.onnx").symlink_to(small / "export/model.onnx")
+    assert Predictor(small / "link.onnx").classes == CLASSES
 
 
 def test_a_request_is_complete_without_facts(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 import csv
 import json
+import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import httpx
 import onnx
 import pytest
 from datasets import draw_folders
+from forks import begun, ended
 from image_kinds import KINDS
 from serving import serving
 
@@ -62,12 +63,43 @@ class Odd(torch.nn.Module):
 """
 
 
+def make_folder(folder: Path) -> None:
+    draw_folders(folder / "images", {f"{split}/{name}": 6 for split in ("train", "val", "test") for name in "abc"})
+    (folder / "tiny.yaml").write_text(TINY)
+
+
 @pytest.fixture
 def folder(workdir: Path) -> Path:
     """A working folder with images of three classes and a config."""
-    draw_folders(workdir / "images", {f"{split}/{name}": 6 for split in ("train", "val", "test") for name in "abc"})
-    (workdir / "tiny.yaml").write_text(TINY)
+    make_folder(workdir)
     return workdir
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Train once and export once; returns the folder as it was between the two and after them."""
+    fitted, exported = (tmp_path_factory.mktemp("made") / name for name in ("fitted", "exported"))
+    make_folder(fitted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clf.artist.Artist.submit", lambda *_: None)
+        patch.chdir(fitted)
+        assert fit() == 0
+        shutil.copytree(fitted, exported, symlinks=True)
+        patch.chdir(exported)
+        assert main(["export"]) == 0
+    return fitted, exported
+
+
+@pytest.fixture
+def fitted(made: tuple[Path, Path], workdir: Path) -> Path:
+    """A working folder with a run of two epochs, too."""
+    return Path(shutil.copytree(made[0], workdir, symlinks=True, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def exported(made: tuple[Path, Path], workdir: Path) -> Path:
+    """A working folder with a run whose best checkpoint was exported."""
+    return Path(shutil.copytree(made[1], workdir, symlinks=True, dirs_exist_ok=True))
 
 
 def fit(*flags: str) -> int:
@@ -100,9 +132,7 @@ def assert_same(one: list[tuple[str, list[float]]], other: list[tuple[str, list[
         assert mine == pytest.approx(yours, abs=1e-4)
 
 
-def test_the_file_predicts_what_the_best_checkpoint_predicts_and_not_the_last(folder: Path) -> None:
-    assert fit() == 0
-    assert main(["export"]) == 0
+def test_the_file_predicts_what_the_best_checkpoint_predicts_and_not_the_last(exported: Path) -> None:
     checkpoints = Path("runs/tiny/001/checkpoints")
     best, last = predicted(checkpoints / "best.ckpt", "best.csv"), predicted(checkpoints / "last.ckpt", "last.csv")
     assert_same(predicted(EXPORT / "model.onnx", "onnx.csv"), best)
@@ -110,10 +140,8 @@ def test_the_file_predicts_what_the_best_checkpoint_predicts_and_not_the_last(fo
     assert facts()["checkpoint"] == "best.ckpt"
 
 
-def test_checkpoint_exported_model_and_service_agree_about_every_kind_of_image(folder: Path, tmp_path: Path) -> None:
-    assert fit() == 0
-    assert main(["export"]) == 0
-    kinds = folder / "kinds"
+def test_checkpoint_exported_model_and_service_agree_about_every_kind_of_image(exported: Path, tmp_path: Path) -> None:
+    kinds = exported / "kinds"
     kinds.mkdir()
     for name, content in KINDS.items():
         (kinds / name).write_bytes(content)
@@ -128,8 +156,7 @@ def test_checkpoint_exported_model_and_service_agree_about_every_kind_of_image(f
     assert_same(by_service, by_checkpoint)
 
 
-def test_another_checkpoint_can_be_named(folder: Path) -> None:
-    assert fit() == 0
+def test_another_checkpoint_can_be_named(fitted: Path) -> None:
     assert main(("export", "--ckpt_path", "last")) == 0
     assert_same(
         predicted(EXPORT / "model.onnx", "onnx.csv"), predicted("runs/tiny/001/checkpoints/last.ckpt", "last.csv")
@@ -158,9 +185,8 @@ def test_the_file_says_where_it_comes_from(folder: Path) -> None:
     assert "| network | test_resnet |" in card
 
 
-def test_what_a_model_was_trained_on_is_not_what_it_is_proven_on(folder: Path) -> None:
-    assert fit() == 0
-    draw_folders(folder / "others", {f"{split}/{name}": 2 for split in ("train", "val") for name in "abc"})
+def test_what_a_model_was_trained_on_is_not_what_it_is_proven_on(fitted: Path) -> None:
+    draw_folders(fitted / "others", {f"{split}/{name}": 2 for split in ("train", "val") for name in "abc"})
     assert main(("export", "--data.root", "others")) == 0
     said = facts()
     environment = json.loads(Path("runs/tiny/001/environment.json").read_text(encoding="utf-8"))
@@ -220,9 +246,8 @@ def test_an_export_without_a_place_is_refused_before_the_training(
     ],
 )
 def test_images_that_an_export_needs_are_asked_for(
-    folder: Path, lacking: str, precision: str, message: str, capsys: pytest.CaptureFixture[str]
+    fitted: Path, lacking: str, precision: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert fit() == 0
     shutil.copytree("images", "some", ignore=shutil.ignore_patterns("val", "train", "test"))
     shutil.copytree("images/test", "some/test")
     if lacking != "val":
@@ -242,8 +267,7 @@ def test_a_network_that_onnx_cannot_express_is_named(folder: Path, capsys: pytes
     assert not EXPORT.exists()
 
 
-def test_each_flag_changes_the_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit() == 0
+def test_each_flag_changes_the_export(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(("export", "--embed", "normalize", "--images", "5", "--output", "out/model")) == 0
     assert "equal on 5 images" in capsys.readouterr().err
     assert Predictor("out/model").exported.embed == "normalize"
@@ -266,9 +290,8 @@ def test_each_flag_changes_the_export(folder: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_the_earlier_export(
-    folder: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    exported: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert fit("--trainer.max_epochs", "1", "--callbacks.onnx_export", "{}") == 0
     before = {path.name: path.read_bytes() for path in EXPORT.iterdir()}
     capsys.readouterr()
     assert main(("export", *words)) == 2
@@ -277,18 +300,15 @@ def test_a_mistake_is_one_line_and_leaves_the_earlier_export(
     assert {path.name: path.read_bytes() for path in EXPORT.iterdir()} == before
 
 
-def test_sigterm_takes_away_what_is_half_made(folder: Path) -> None:
-    assert fit("--trainer.max_epochs", "1", "--callbacks.onnx_export", "{}") == 0
+def test_sigterm_takes_away_what_is_half_made(exported: Path) -> None:
     before = {path.name: path.read_bytes() for path in EXPORT.iterdir()}
-    command = [sys.executable, "-m", "clf", "export", "--embed", "full"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while not list(EXPORT.parent.glob(".export-*.partial/*")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert said.splitlines()[-1] == "stopped by SIGTERM; nothing was exported"
+    process = begun(exported, "export", "--embed", "full")
+    while not list(EXPORT.parent.glob(".export-*.partial/*")):
+        assert os.waitpid(process, os.WNOHANG) == (0, 0)
+        time.sleep(0.02)
+    os.kill(process, signal.SIGTERM)
+    assert ended(process) == 143
+    assert Path("output.txt").read_text().splitlines()[-1] == "stopped by SIGTERM; nothing was exported"
     assert not list(EXPORT.parent.glob(".*"))
     assert {path.name: path.read_bytes() for path in EXPORT.iterdir()} == before
 
@@ -306,9 +326,8 @@ def test_a_disk_without_room_for_an_export_is_no_mistake_of_the_user_s(folder: P
     ("content", "message"), [("{", "metrics.json cannot be read: .*; mend it"), ('{"val": {"step": -1}}', "")]
 )
 def test_scores_that_cannot_be_read_are_named(
-    folder: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
+    fitted: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert fit("--trainer.max_epochs", "1") == 0
     (EXPORT.parent / "metrics.json").write_text(content)
     capsys.readouterr()
     assert main(["export"]) == (2 if message else 0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 from datasets import draw_folders
-from test_cacheplace import mounts
 from test_cli import STOP, TINY
 
 # Fills the disk after a step, but for some bytes.
@@ -109,6 +109,18 @@ until test -s "$3/ready"; do sleep 0.1; kill -0 $bucket; done
 code=0; PYTHONPATH="$7:$3" "$1" -c "$2" "$3" "$4" "$5" || code=$?
 kill $bucket; exit $code
 """
+
+
+def mounts(script: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a shell script with mounts of its own."""
+    unshare = ["unshare", *([] if os.getuid() == 0 else ["--map-root-user"]), "--mount"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no mounts of one's own")
+    given = [str(word) for word in words]
+    return subprocess.run([*unshare, "sh", "-ec", script, "sh", *given], capture_output=True, text=True, check=False)
 
 
 def tried(folder: Path) -> Any:

@@ -3,18 +3,21 @@
 import os
 import random
 import signal
-import subprocess
+import socket
 import sys
 import time
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from test_cuts import begun
+from forks import begun, ended
+from test_cuts import KILLER
 
 ROOT = Path(__file__).parent.parent
+FIT = ("fit", "--config", "tiny.yaml", "--ckpt_path", "auto", "--trainer.max_epochs", "4")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def script() -> ModuleType:
 
 def fit(folder: Path, workers: int) -> int:
     """Start a fit in a process that has imported everything; returns its id."""
-    return begun(folder, "fit", "--config", "tiny.yaml", "--ckpt_path", "auto", "--data.num_workers", str(workers))
+    return begun(folder, *FIT, "--data.num_workers", str(workers))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def uninterrupted(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
     """What a run leaves that nobody touched, and the seconds that it took."""
     folder = script.prepare(tmp_path_factory.mktemp("whole") / "work")
     start = time.monotonic()
-    assert os.waitpid(fit(folder, 0), 0)[1] == 0, (folder / "output.txt").read_text()
+    assert ended(fit(folder, 0)) == 0, (folder / "output.txt").read_text()
     return script.contents(folder / "runs/tiny/001"), time.monotonic() - start
 
 
@@ -53,14 +56,33 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_the_uninterrupted_one(
         process = fit(folder, draw.choice((0, 1)))
         time.sleep(draw.random() * seconds)
         os.kill(process, signum)
-        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) in (-signum, 128 + signum, 0)
-    assert os.waitpid(fit(folder, 0), 0)[1] == 0, (folder / "output.txt").read_text()
+        assert ended(process) in (-signum, 128 + signum, 0)
+    assert ended(fit(folder, 0)) == 0, (folder / "output.txt").read_text()
     assert script.differences(expected, script.contents(max(folder.glob("runs/tiny/*")))) == []
 
 
-def test_two_processes_of_which_one_is_killed_go_on_as_if_it_never_had_been() -> None:
-    command = [sys.executable, str(ROOT / "scripts/kill_test.py"), "--processes", "2", "--points", "1", "--seed", "45"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "SIGKILL second in training" in done.stdout
-    assert "1 of 1 ended as the uninterrupted run did" in done.stdout
+def begun_together(folder: Path, cut: str = "") -> list[int]:
+    """Start two processes that train together, as torchrun does; returns their ids. The second may be cut."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def become(rank: str) -> None:
+        os.environ.update(shared | {"RANK": rank, "LOCAL_RANK": rank})
+
+    words = (*FIT, "--callbacks.killer", "killer.Killer")
+    return [begun(folder, *words, cut=cut if rank == "1" else "", before=partial(become, rank)) for rank in "01"]
+
+
+def test_two_processes_of_which_one_is_killed_go_on_as_if_it_never_had_been(script: ModuleType, tmp_path: Path) -> None:
+    whole, folder = (script.prepare(tmp_path / name) for name in ("whole", "cut"))
+    for each in (whole, folder):
+        (each / "killer.py").write_text(KILLER)
+    assert list(map(ended, begun_together(whole))) == [0, 0], (whole / "output.txt").read_text()
+    assert list(map(ended, begun_together(folder, cut="on_train_batch_end:15"))) == [1, -signal.SIGKILL]
+    assert "clf: rank 1 of 2 was killed" in (folder / "output.txt").read_text()
+    assert list(map(ended, begun_together(folder))) == [0, 0], (folder / "output.txt").read_text()
+    found = [script.contents(each / "runs/tiny/001") for each in (whole, folder)]
+    assert script.differences(*found) == []
