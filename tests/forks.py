@@ -3,9 +3,11 @@
 import ctypes
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,20 @@ def begun(folder: Path, *words: str, cut: str = "", before: Callable[[], object]
         code = main(words)
     finally:
         os._exit(code)
+
+
+def begun_together(folder: Path, *words: str, cut: str = "") -> list[int]:
+    """Begin a command in two processes, as torchrun does; returns their ids. The second may be cut."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def become(rank: str) -> None:
+        os.environ.update(shared | {"RANK": rank, "LOCAL_RANK": rank})
+
+    return [begun(folder, *words, cut=cut if rank == "1" else "", before=partial(become, rank)) for rank in "01"]
 
 
 class Forked:

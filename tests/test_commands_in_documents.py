@@ -100,6 +100,7 @@ PAGES = {
     "docs/seeing.md": Page(runs=("resnet50/001", "resnet18/003"), leaves=("comparison.html", "comparison.json")),
     "docs/howto/check.md": Page(draw=label_twice, leaves=("bad.txt",)),
     "docs/howto/faster.md": Page(runs=("resnet18/003",), leaves=("bench.json",)),
+    "docs/howto/several_gpus.md": Page(leaves=("runs/demo/001/metrics.csv", "runs/together/001/metrics.csv")),
     "docs/serve.md": Page(runs=("resnet18/003",), leaves=("models/current/model.onnx",)),
     "docs/synthetic.md": Page(draw=draw_games, leaves=("data/wanted/synthetic.json", "data/games-rendered")),
     "docs/training.md": Page(draw=draw_folder, leaves=("runs/resnet18/find_lr-001.png",)),

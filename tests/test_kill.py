@@ -3,17 +3,15 @@
 import os
 import random
 import signal
-import socket
 import sys
 import time
-from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from forks import begun, ended
+from forks import begun, begun_together, ended
 from test_cuts import KILLER
 
 ROOT = Path(__file__).parent.parent
@@ -61,28 +59,14 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_the_uninterrupted_one(
     assert script.differences(expected, script.contents(max(folder.glob("runs/tiny/*")))) == []
 
 
-def begun_together(folder: Path, cut: str = "") -> list[int]:
-    """Start two processes that train together, as torchrun does; returns their ids. The second may be cut."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-    def become(rank: str) -> None:
-        os.environ.update(shared | {"RANK": rank, "LOCAL_RANK": rank})
-
-    words = (*FIT, "--callbacks.killer", "killer.Killer")
-    return [begun(folder, *words, cut=cut if rank == "1" else "", before=partial(become, rank)) for rank in "01"]
-
-
 def test_two_processes_of_which_one_is_killed_go_on_as_if_it_never_had_been(script: ModuleType, tmp_path: Path) -> None:
+    words = (*FIT, "--callbacks.killer", "killer.Killer")
     whole, folder = (script.prepare(tmp_path / name) for name in ("whole", "cut"))
     for each in (whole, folder):
         (each / "killer.py").write_text(KILLER)
-    assert list(map(ended, begun_together(whole))) == [0, 0], (whole / "output.txt").read_text()
-    assert list(map(ended, begun_together(folder, cut="on_train_batch_end:15"))) == [1, -signal.SIGKILL]
+    assert list(map(ended, begun_together(whole, *words))) == [0, 0], (whole / "output.txt").read_text()
+    assert list(map(ended, begun_together(folder, *words, cut="on_train_batch_end:15"))) == [1, -signal.SIGKILL]
     assert "clf: rank 1 of 2 was killed" in (folder / "output.txt").read_text()
-    assert list(map(ended, begun_together(folder))) == [0, 0], (folder / "output.txt").read_text()
+    assert list(map(ended, begun_together(folder, *words))) == [0, 0], (folder / "output.txt").read_text()
     found = [script.contents(each / "runs/tiny/001") for each in (whole, folder)]
     assert script.differences(*found) == []

@@ -13,8 +13,6 @@ from datasets import draw_folders
 
 from clf.main import main
 
-pytestmark = pytest.mark.drawn
-
 
 def text_of(report: Path) -> str:
     """Read a page without its markup."""
@@ -35,6 +33,7 @@ def tiny_run(workdir: Path) -> list[str]:
     return ["fit", "--config", "tiny.yaml", "--data.root", "images"]
 
 
+@pytest.mark.drawn
 def test_fit_and_test_write_the_report_after_everything_else(tiny_run: list[str]) -> None:
     assert main(tiny_run) == 0
     html = Path("runs/tiny/001/report.html")
@@ -93,6 +92,7 @@ def test_the_report_is_switched_off_by_null(tiny_run: list[str]) -> None:
     assert not Path("runs/tiny/001/report.html").exists()
 
 
+@pytest.mark.drawn
 def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_is_whole(
     tiny_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

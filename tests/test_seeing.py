@@ -24,8 +24,6 @@ from clf.loggers import RunLogger
 from clf.main import main
 from clf.pictures import Pictures
 
-pytestmark = pytest.mark.drawn
-
 TINY = """
 model: {arch: test_resnet, pretrained: false, image_size: 32}
 data: {batch_size: 4, num_workers: 0, augment: none, sampler: balanced}
@@ -177,6 +175,7 @@ def test_trackers_get_the_pictures_under_their_keys(seen: Path) -> None:
     }
 
 
+@pytest.mark.drawn
 def test_curves_show_every_finished_epoch_in_full_and_go_on_where_a_run_does(tmp_path: Path) -> None:
     pictures = Drawn(tmp_path / "run" / "plots")
 
@@ -196,6 +195,7 @@ def test_curves_show_every_finished_epoch_in_full_and_go_on_where_a_run_does(tmp
     assert {(numbers["monitor"], numbers["mode"]) for numbers in asked} == {("val/loss", "min")}
 
 
+@pytest.mark.drawn
 def test_without_the_callbacks_nothing_of_theirs_is_there_and_the_temperature_stays_1(folder: Path) -> None:
     off = ("calibration", "confusion_matrix", "history", "mistakes", "samples", "sampler_distribution", "statistics")
     words = [word for name in off for word in (f"--callbacks.{name}", "null")]
@@ -207,6 +207,7 @@ def test_without_the_callbacks_nothing_of_theirs_is_there_and_the_temperature_st
     assert "ece_calibrated" not in metrics(RUN)["test"]
 
 
+@pytest.mark.drawn
 def test_matrices_are_drawn_every_so_many_epochs_or_only_for_the_best(folder: Path) -> None:
     every = "--callbacks.confusion_matrix.every_n_epochs"
     assert main([*FIT, every, "2", "--trainer.max_epochs", "3"]) == 0
@@ -256,6 +257,7 @@ def test_a_damaged_table_is_said_and_stops_no_training(
     assert picture[name] in capsys.readouterr().err
 
 
+@pytest.mark.drawn
 def test_a_picture_of_the_data_that_a_killed_process_left_out_is_drawn_when_the_run_goes_on(folder: Path) -> None:
     assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     (RUN / "plots" / "classes.png").unlink()
@@ -270,6 +272,7 @@ class Fails(Callback):
         raise RuntimeError("over")
 
 
+@pytest.mark.drawn
 def test_a_run_that_is_cut_off_has_the_pictures_of_what_it_did(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path / "plots")
     pictures.draw(
@@ -294,6 +297,7 @@ def test_a_number_that_means_nothing_is_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.drawn
 def test_a_dry_run_counts_but_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIT, "--trainer.fast_dev_run", "true"]) == 0
     assert "fewest of a class" in capsys.readouterr().err
