@@ -129,13 +129,10 @@ def test_a_run_leaves_what_the_readme_lists(three_epochs: Path) -> None:
 
 
 def test_later_commands_need_no_config_in_a_new_process(one_epoch: Path) -> None:
-
-    def clf(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "clf", *words], capture_output=True, text=True, check=False)
-
-    done = clf("fit", "--ckpt_path", "last", "--trainer.max_epochs", "2")
+    words = [sys.executable, "-m", "clf", "fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, len(table("runs/latest/metrics.csv"))) == (0, 2), done.stderr
-    assert clf("predict", "--data.predict", "images/valid/a", "--output", "a.jsonl").returncode == 0
+    assert main(["predict", "--data.predict", "images/valid/a", "--output", "a.jsonl"]) == 0
     assert main(["test"]) == main(["predict"]) == 0
     rows = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
     assert [row["path"] for row in rows] == [f"images/valid/a/{number}.png" for number in range(3)]

@@ -25,8 +25,10 @@ sys.exit(cause.code if cause else 0)
 """
 OTHER = """
 import os, sys, time
+from clf import lifeline
 from clf.lifeline import Cause, Other
 address, who, how = sys.argv[1:]
+if how == "is stuck": lifeline._GRACE_SECONDS = 0.5
 say = lambda cause: print(cause.message, flush=True)
 line = Other(address, who=who, said=say, forced=lambda: print("forced to end", flush=True))
 print("there", flush=True)
