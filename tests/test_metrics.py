@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from clf.metrics import AreaUnderROC, EvaluationMetrics, TrainingMetrics
 
@@ -305,7 +305,7 @@ def score_a_share(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_report_the_numbers_of_one(tmp_path: Path) -> None:
-    spawn(score_a_share, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    start_processes(score_a_share, args=(tmp_path,), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     expected = {f"val/{name}": value for name, value in reference(*noise(21, 6, seed=5)).items()}
     losses = [1 / number for number in range(3, 24)]
