@@ -206,16 +206,15 @@ def test_a_killed_builder_gives_its_memory_back(tmp_path: Path, signum: int) -> 
 
     def is_writing() -> bool:
         with suppress(OSError):  # a file that was just closed
-            files = [os.readlink(each) for each in Path(f"/proc/{killed.pid}/fd").iterdir()]
+            files = [os.readlink(each) for each in Path(f"/proc/{killed.process.pid}/fd").iterdir()]
             return any(file.startswith(f"{place.folder}/") and not file.endswith(".lock") for file in files)
         return False
 
-    killed = start(tmp_path / "images", "ram", 9, tmp_path, gate=Gate(tmp_path / "images"))
+    killed = begin(tmp_path / "images", "ram", 9, tmp_path, before=Gate(tmp_path / "images").shut)
     until(is_writing)
-    killed.send_signal(signum)
-    killed.communicate()
+    kill(killed, signum)
     assert not list(place.folder.glob("*.partial"))
-    assert end(start(tmp_path / "images", "ram", 9, tmp_path)).startswith("cache: 700 images, ")
+    assert end(begin(tmp_path / "images", "ram", 9, tmp_path)).startswith("cache: 700 images, ")
 
 
 def test_a_cache_that_nobody_refers_to_any_more_is_gone_before_the_process_is(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cacheplace import mounts
+from forks import with_mounts
 
 from clf import runs
 from clf.errors import UserError
@@ -79,12 +79,14 @@ def test_a_run_is_trained_by_one_process_at_a_time(holder: subprocess.Popen[str]
 
 
 def test_a_run_that_may_not_be_written_is_told_at_once(tmp_path: Path) -> None:
-    script = 'mount -t tmpfs none "$1"; cd "$1"; mkdir -p runs/exp/001; mount -o remount,ro "$1"; exec "$2" -c "$3"'
-    program = f"import sys\nsys.path = {sys.path!r}\nfrom pathlib import Path\nfrom clf import runs\n"
-    program += "try:\n  runs.hold(runs.Run(Path('runs/exp/001')))\nexcept ValueError as error:\n  print(error)"
-    done = mounts(script, tmp_path, sys.executable, program)
-    said = "nothing can be written into runs/exp/001: read-only file system; mend that, or go on in a copy\n"
-    assert done.stdout == said, done.stderr
+    script = f"mount -t tmpfs none {tmp_path}; mkdir -p {tmp_path}/runs/exp/001; mount -o remount,ro {tmp_path}"
+
+    def held() -> str:
+        os.chdir(tmp_path)  # anew, to be in what was mounted
+        return refusal(runs.hold, Run(Path("runs/exp/001")))
+
+    said = "nothing can be written into runs/exp/001: read-only file system; mend that, or go on in a copy"
+    assert with_mounts(script, held) == said
 
 
 def test_a_lock_of_another_machine_is_a_warning_for_it_may_have_outlived_that(
