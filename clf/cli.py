@@ -196,14 +196,18 @@ class CLI(LightningCLI):
         watch_over(self.trainer, self.session.processes)
         settled()
 
+    def _require_batches(self, trainer: dict[str, Any]) -> None:
+        """Refuse to train on nothing."""
+        if trainer["limit_train_batches"] == 0:
+            raise UserError("trainer.limit_train_batches=0 leaves nothing to train on; use clf validate to score only")
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Let data and model meet, then build the trainer around the run directory."""
         config = {**self._get(self.config_init, "trainer").as_dict(), **kwargs}
         config |= self.session.processes.counts(config)
         self._check_checkpoint()
         self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
-        if config["limit_train_batches"] == 0:
-            raise UserError("trainer.limit_train_batches=0 leaves nothing to train on; use clf validate to score only")
+        self._require_batches(config)
         config["precision"] = available_precision(config["precision"], accelerator=str(config["accelerator"]))
         self._introduce(config)
         if device_name(str(config["accelerator"])).startswith("cpu"):

@@ -43,9 +43,10 @@ def main(argv: Sequence[str]) -> int:
     report = make_report(found, split=flags.split)
     report["notes"] = notes + report["notes"]
     print(as_text(report))
-    for file, made in ((flags.html, as_html), (flags.json, _as_json)):
+    for flag, file, made in (("--html", flags.html, as_html), ("--json", flags.json, _as_json)):
         if file is not None:
-            write(file, made(report))
+            write(flag, file, made(report))
+            print(f"written: {file}")
     return 0
 
 
@@ -111,9 +112,7 @@ def _finished(folder: Path, notes: list[str]) -> list[Run]:
     started = sorted((path for path in started if path.name.isdecimal()), key=lambda path: int(path.name))
     done = [path for path in started if _read(path / "metrics.json").get("finished")]
     if started and not done:
-        raise UserError(
-            f"run={str(folder)!r} has no finished run; name one of its runs ({len(started)}), e.g. {started[0]}"
-        )
+        raise UserError(f"run={str(folder)!r} has no finished run; name one that was started, e.g. {started[0]}")
     if left := [path.name for path in started if path not in done]:
         notes.append(f"{folder}: not finished and left out: {', '.join(left)}")
     return [Run(path) for path in done]

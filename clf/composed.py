@@ -68,6 +68,7 @@ class Composed(CLI):
         config = {**self._get(self.config_init, "trainer").as_dict(), **kwargs}
         asked = dict(config)
         self._check_checkpoint()
+        self._require_batches(config)
         self.datamodule.bind(self.model.preprocessing, None if self.verb == "fit" else self.model.classes)
         config["precision"] = (
             available_precision(config["precision"], accelerator=str(config["accelerator"])) or "32-true"

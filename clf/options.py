@@ -1,6 +1,7 @@
 """What plain commands have in common: mistakes in their options, and the files that are asked for."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -40,16 +41,19 @@ def require_file(flag: str, file: str) -> None:
         flag: The option that names it.
         file: What it names.
     Raises:
-        UserError: If it is a folder, or lies in none.
+        UserError: If it is a folder, lies in none, or in one where nothing can be written.
     """
-    if Path(file).is_dir():
+    path = Path(os.path.realpath(file))
+    if path.is_dir():
         raise UserError(f"{flag} {file!r} is a folder; choose a file")
-    if not Path(file).absolute().parent.is_dir():
+    if not path.parent.is_dir():
         raise UserError(f"{flag} {file}: there is no such folder; choose another file")
+    if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        raise UserError(f"{flag} {file}: nothing can be written there; choose another folder")
 
 
-def write(file: str, text: str) -> None:
-    """Write a file that an option names, and say so.
+def write(flag: str, file: str, text: str) -> None:
+    """Write a file that an option names.
 
     Raises:
         UserError: If it cannot be written.
@@ -58,5 +62,4 @@ def write(file: str, text: str) -> None:
         replace_text(Path(file), text)
     except (OSError, ValueError) as error:  # ValueError: no name at all
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{file!r} cannot be written: {reason}; choose another file") from error
-    print(f"written: {file}")
+        raise UserError(f"{flag} {file!r} cannot be written: {reason}; choose another file") from error

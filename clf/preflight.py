@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,9 @@ from clf.check.exclusion import exclusion_list
 from clf.check.findings import Subject, exit_code
 from clf.check.labels import FEW
 from clf.errors import UserError, counted, did_you_mean
-from clf.files import replace_text, spelled_out
+from clf.files import spelled_out
 from clf.latest import with_configuration
-from clf.options import OptionParser
+from clf.options import OptionParser, require_file, write
 
 SUBJECTS: Final[tuple[Subject, ...]] = get_args(Subject)
 REFERENCE: Final = "resnet18.yaml"
@@ -58,7 +57,7 @@ def main(words: Sequence[str]) -> int:
     said = json.dumps({**report.to_dict(), "exit_code": code}, indent=2, ensure_ascii=False)
     print(spelled_out(said if options.json == "-" else report.as_text()))
     if options.json not in (None, "-"):
-        _write("--json", options.json, said + "\n")
+        write("--json", options.json, said + "\n")
     if options.exclude_to is not None:
         _write_list(exclusion_list(report.findings, roots=diagnosis.roots), options.exclude_to)
     return code
@@ -81,25 +80,14 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--exclude_to", metavar="FILE", help=text)
     options, rest = parser.parse_known_args(list(words))
     if options.json not in (None, "-"):
-        _require_place("--json", options.json)
+        require_file("--json", options.json)
         if Path(options.json).is_file() and not options.json.endswith(".json"):
             raise UserError(f"--json {options.json}: the file exists and is not called .json; choose another one")
     if options.exclude_to is not None:
-        _require_place("--exclude_to", options.exclude_to)
+        require_file("--exclude_to", options.exclude_to)
         if Path(options.exclude_to).exists() or options.exclude_to == options.json:
             raise UserError(f"--exclude_to {options.exclude_to}: the file exists, or is in use; choose another one")
     return options, rest
-
-
-def _require_place(flag: str, file: str) -> None:
-    """Refuse a file that cannot be written, before minutes are spent on what would be in it."""
-    path = Path(os.path.realpath(file))
-    if path.is_dir():
-        raise UserError(f"{flag} {file!r} is a folder; choose a file")
-    if not path.parent.is_dir():
-        raise UserError(f"{flag} {file}: there is no such folder; choose another file")
-    if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
-        raise UserError(f"{flag} {file}: nothing can be written there; choose another folder")
 
 
 def _subjects(text: str) -> tuple[Subject, ...]:
@@ -141,14 +129,7 @@ def _write_list(text: str, file: str) -> None:
     if not text:
         print(f"{file} was not written: there is no image to leave out", file=sys.stderr)
         return
-    _write("--exclude_to", file, text + "\n")
+    write("--exclude_to", file, text + "\n")
     count = sum(not line.startswith("#") for line in text.splitlines())
     images = counted(count, "image to leave out; look at it", "images to leave out; look at them")
     print(f"{file}: {images}, then add --data.exclude {file}", file=sys.stderr)
-
-
-def _write(flag: str, file: str, text: str) -> None:
-    try:
-        replace_text(Path(file), text)
-    except OSError as error:
-        raise UserError(f"{flag} {file} was not written: {error.strerror or error}; make room for it") from error

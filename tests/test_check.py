@@ -300,12 +300,19 @@ def test_data_of_which_no_split_can_be_listed_are_findings_too(
     assert found["exit_code"] == 2
 
 
+def test_a_run_of_no_batches_is_refused_as_fit_does(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    draw_birds(workdir / "birds")
+    found = check(capfd, "--data.root", "birds", "--only", "configuration", "--trainer.limit_train_batches", "0")
+    assert [each["rule"] for each in found["findings"]] == ["refused"]
+    assert "trainer.limit_train_batches=0 leaves nothing to train on" in found["findings"][0]["message"]
+
+
 def test_what_cannot_be_written_in_the_end_is_one_message(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     draw_birds(workdir / "birds")
     assert main(["check", "--data.root", "birds", *DATA, "--json", "/proc/found.json"]) == 2
     out, err = capfd.readouterr()
     assert "check: nothing found" in out
-    assert err.splitlines()[-1].startswith("clf: --json /proc/found.json")
+    assert err.splitlines()[-1].startswith("clf: --json '/proc/found.json' cannot be written: ")
 
 
 def test_ctrl_c_ends_a_check_at_once_and_without_a_traceback(

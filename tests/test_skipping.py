@@ -90,6 +90,16 @@ def test_a_list_of_other_images_is_left_alone_and_not_used(pets: Path, tmp_path:
     assert record.read_text() == written
 
 
+def test_several_roots_that_were_moved_are_scanned_anew(pets: Path, tmp_path: Path) -> None:
+    others = draw_pets(tmp_path / "others")
+    kept = {**SKIP, "bad_list": str(tmp_path / "bad.txt")}
+    assert len(image_data([str(pets), str(others)], **kept).samples("train")) == 21
+    moved = pets.rename(tmp_path / "moved")
+    data = image_data([str(moved), str(others)], **kept)
+    assert len(data.samples("train")) == 21
+    assert f"{moved}/train/cat/1.png" not in data.samples("train").paths
+
+
 @pytest.mark.parametrize(
     "name", ["a.png", "[1].png", "*.png", "#1.png", " a.png", "x .png ", "a\nb.png", "\udcff.png", "a?b[!c]d.png"]
 )

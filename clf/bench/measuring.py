@@ -211,7 +211,8 @@ def write(report: Report, *, json_file: str | None) -> None:
         return
     print(report.as_text())
     if json_file is not None:
-        options.write(json_file, report.as_json())
+        options.write("--json", json_file, report.as_json())
+        print(f"written: {json_file}")
 
 
 def spread(values: Sequence[float]) -> float:

@@ -185,7 +185,8 @@ def _findings(probed: Probe) -> list[Finding]:
 def _duration(span: Span) -> str:
     """Write a range of seconds in a unit that suits it."""
     unit, size = next((each for each in _UNITS if span.low >= each[1]), _UNITS[-1])
-    return f"{_range(*(f'{value / size:.3g}' for value in (span.low, span.high)))} {unit}"
+    values = (value / size for value in (span.low, span.high))
+    return f"{_range(*(f'{value:.3g}' if value < 1000 else f'{value:.0f}' for value in values))} {unit}"
 
 
 def _range(low: str, high: str) -> str:

@@ -142,10 +142,10 @@ def _refused(path: str) -> Bad | None:
     try:
         facts = os.stat(path)
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
-        if os.path.islink(path):
-            return Bad("broken-link", f"is a link that leads nowhere, to {os.readlink(path)!r}")
         if isinstance(error, PermissionError):
             return Bad("unreadable-file", "cannot be read: permission denied")
+        if os.path.islink(path):
+            return Bad("broken-link", f"is a link that leads nowhere, to {os.readlink(path)!r}")
         return Bad("missing-file", "is not there")
     if stat.S_ISDIR(facts.st_mode):
         return Bad("not-a-file", "is a folder")

@@ -55,13 +55,9 @@ class Skipping:
         """
         if self.bad is None:
             key = splits.fingerprint(listing, bases=self._roots)
-            if not (known := self._is_known(key)):
+            if not self._take_record(key, listing):
                 self._scan(listing)
-                known = self._is_known(key)
-            self._is_written = known
-            if known:
-                exclusion = Exclusion([str(self._record)], roots=self._roots)
-                self._left = {split: exclusion.remove_from(samples) for split, samples in listing.items()}
+                self._take_record(key, listing)
         return self._left[split]
 
     @property
@@ -73,15 +69,22 @@ class Skipping:
         files = counted(self.bad, "file that cannot be read is", "files that cannot be read are")
         return [f"data.on_error=skip: {files} left out{where}"]
 
-    def _is_known(self, key: str) -> bool:
-        """Take the numbers of the record, if there is one and it is of this listing."""
+    def _take_record(self, key: str, listing: Listing) -> bool:
+        """Leave out what the record lists: if there is one, if it is of this listing, and if the files are there still.
+
+        Those of several roots are listed with all of their paths, and are not found where the roots were moved.
+        """
         if self._record is None or not os.path.isfile(self._record):
             return False
         text = Path(self._record).read_text("utf-8", errors="replace")
         said = re.match(r"# (\d+) of (\d+) files .* listing (\w+)\n", text)
         if said is None or said[3] != key:
             return False
-        self.bad, self.text = int(said[1]), text
+        exclusion = Exclusion([self._record], roots=self._roots)
+        left = {split: exclusion.remove_from(samples) for split, samples in listing.items()}
+        if sum(len(listing[split]) - len(left[split]) for split in left) < int(said[1]):
+            return False
+        self.bad, self.text, self._left, self._is_written = int(said[1]), text, left, True
         reason, first, *_ = [*text.splitlines()[1:3], "", ""]
         self._require_few(self.bad, int(said[2]), example=f"e.g. {first} {reason.removeprefix('# ')}")
         return True
