@@ -15,7 +15,7 @@ from clf import comparison, results, runs
 from clf.comparison import METHODS, SPLITS, Rows, Side
 from clf.config import flatten
 from clf.data.layout import name_some
-from clf.errors import UserError, counted, did_you_mean
+from clf.errors import UserError, did_you_mean
 from clf.files import replace_text, spelled_out
 from clf.runs import Run
 from clf.scoreboard import as_html, as_text
@@ -111,10 +111,7 @@ def _finished(folder: Path, notes: list[str]) -> list[Run]:
     started = sorted((path for path in started if path.name.isdecimal()), key=lambda path: int(path.name))
     done = [path for path in started if _read(path / "metrics.json").get("finished")]
     if started and not done:
-        raise UserError(
-            f"run={str(folder)!r} has no finished run; name one of its {counted(len(started), 'run')}, e.g. "
-            f"{started[0]}"
-        )
+        raise UserError(f"run={str(folder)!r} has no finished run; name one that was started, e.g. {started[0]}")
     if left := [path.name for path in started if path not in done]:
         notes.append(f"{folder}: not finished and left out: {', '.join(left)}")
     return [Run(path) for path in done]
