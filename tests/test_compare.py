@@ -255,9 +255,7 @@ def test_what_cannot_be_compared_is_refused_with_a_reason(capsys: pytest.Capture
     )
     assert "two runs or more, runs/a/001 is one run" in refused(capsys, a)
     assert "two runs or more, runs/a/001 and runs/a are the same run" in refused(capsys, a, "runs/a")
-    assert "run='runs/e' has no finished run; name one that was started, e.g. runs/e/001" in refused(
-        capsys, a, "runs/e"
-    )
+    assert "'runs/e' has no finished run; name one that was started, e.g. runs/e/001" in refused(capsys, a, "runs/e")
     assert "run='runs/a/01' does not exist; did you mean 'runs/a/001'?" in refused(capsys, a, "runs/a/01")
     assert "run='runs/empty' has no config.yaml" in refused(capsys, a, "runs/empty")
     assert "the following arguments are required: RUN; clf compare --help" in refused(capsys)
