@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback
 from toy import Rows, Toy, differences, final_state, trainer
 
 from clf.callbacks.checkpoint import Checkpoint
@@ -339,9 +339,9 @@ def test_a_full_disk_leaves_the_old_files_whole(tmp_path: Path, fill_disk: Calla
 
 
 def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:
-    (tmp_path / "last.ckpt").mkdir()
+    meanwhile = LambdaCallback(on_train_start=lambda *_: (tmp_path / "last.ckpt").mkdir())
     with pytest.raises(IsADirectoryError):
-        fit(tmp_path, checkpoint(tmp_path), max_epochs=1)
+        fit(tmp_path, checkpoint(tmp_path), meanwhile, max_epochs=1)
     assert names(tmp_path) == ["best.ckpt", "epoch=000-val_acc_top1=0.1000.ckpt"]
 
 

@@ -191,18 +191,18 @@ def test_a_table_of_predictions_can_be_predicted_on_again(one_epoch: Path) -> No
 def test_a_checkpoint_of_a_network_of_ones_own_asks_for_its_config(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "mine.py").write_text(
+    (folder / "hers.py").write_text(
         "import torch\n\n\nclass Net(torch.nn.Sequential):\n"
         "    def __init__(self, num_classes: int) -> None:\n"
         "        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, num_classes))\n"
     )
-    own = {"config": "tiny.yaml", "model": {"network": {"class_path": "mine.Net"}, "drop_rate": 0.0}}
+    own = {"config": "tiny.yaml", "model": {"network": {"class_path": "hers.Net"}, "drop_rate": 0.0}}
     (folder / "own.yaml").write_text(yaml.safe_dump(own))
     assert main(["fit", "--config", "own.yaml", *FIT[3:], "--trainer.max_epochs", "1"]) == 0
     shutil.copy("runs/latest/checkpoints/best.ckpt", "model.ckpt")
     capsys.readouterr()
     assert main(["predict", "--ckpt_path", "model.ckpt", "--data.predict", "images"]) == 2
-    assert "a network of your own, mine.Net" in capsys.readouterr().err
+    assert "a network of your own, hers.Net" in capsys.readouterr().err
     assert weights("own/001")
 
 
