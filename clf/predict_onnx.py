@@ -74,7 +74,8 @@ def _predict(predictor: Predictor, flags: argparse.Namespace) -> int:
     if known:
         log.info("top-1: %s", Proportion(hits, known))
     if errors:
-        log.error("%d of %d images have no prediction; see the column error", errors, len(samples))
+        have = "has" if errors == 1 else "have"
+        log.error("%d of %d images %s no prediction; see the column error", errors, len(samples), have)
     return int(errors > 0)
 
 
