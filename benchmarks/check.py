@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     flags = measuring.parse(parser)
     with TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
-        os.environ.update(startup.surroundings(Path(name) / "cpu"))
+        os.environ.update(startup.surroundings(Path(name) / "cpu_seconds"))
         if flags.count:
             measure_photos(Path(name), flags)
         if flags.rows:

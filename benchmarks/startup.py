@@ -32,7 +32,7 @@ def surroundings(out: Path) -> dict[str, str]:
 
 def to_first_step(folder: Path) -> float:
     """CPU seconds until the first step of the demo is done."""
-    out = folder / "cpu"
+    out = folder / "cpu_seconds"
     out.unlink(missing_ok=True)
     command = measuring.clf(*CONFIG, "--data.root", folder / "data", *ENDS_AFTER_A_STEP)
     environment = {**os.environ, **surroundings(out)}

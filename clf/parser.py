@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from numbers import Number
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 import yaml
@@ -91,15 +91,19 @@ class Parser(LightningArgumentParser):
         self._reads_files = False
 
     def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any) -> list[str]:
-        """Add the parameters of a class, without defaults that are classes.
+        """Add the parameters of a class, without defaults that are classes, and such that a word stays a word.
 
-        Composition names those. As defaults they would bequeath their arguments to the class that replaces them: AdamW
-        its weight decay to SGD.
+        Composition names those classes. As defaults they would bequeath their arguments to the class that replaces
+        them: AdamW its weight decay to SGD. And of what is a class or a text (``trainer.accelerator``), jsonargparse
+        would take any text for the name of a file, if there is one: ``cpu``, ``auto``.
         """
         keys: list[str] = super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
         parameters = inspect.signature(lightning_class).parameters
         classes = [name for name, parameter in parameters.items() if inspect.isclass(parameter.default)]
         self.set_defaults({key: None for key in keys if key.removeprefix(f"{nested_key}.") in classes})
+        for action in self._actions:
+            if action.dest in keys and str in get_args(getattr(action, "_typehint", None)):
+                setattr(action, "_enable_path", False)  # noqa: B010 - jsonargparse's own
         return keys
 
     def parse_string(self, *args: Any, **kwargs: Any) -> Any:

@@ -311,6 +311,14 @@ def test_nobody_types_the_number_of_classes(one_epoch: Path, capsys: pytest.Capt
     assert mapping["idx_to_class"] == {"0": "a", "1": "b", "2": "c"}
 
 
+def test_a_file_that_is_called_like_a_word_is_not_read_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("cpu", "auto"):
+        Path(word).write_text("cuda\n")
+    assert main([*FIT, "--trainer.strategy", "auto", "--print_config"]) == 0
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert (trainer["accelerator"], trainer["strategy"]) == ("cpu", "auto")
+
+
 def test_print_config_says_which_file_each_group_came_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIT, "--trainer", "trainer/smoke.yaml", "--print_config"]) == 0
     printed = capsys.readouterr().out
