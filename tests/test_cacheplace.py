@@ -26,6 +26,7 @@ model: {arch: test_resnet, pretrained: false, image_size: 8}
 data: {root: images, batch_size: 4, num_workers: 1}
 trainer: {accelerator: cpu, max_epochs: 1, num_sanity_val_steps: 0}
 """
+KEPT = "kept"  # what `begin` says when it has a cache
 MEASURED = 100  # files whose headers are looked at beforehand
 
 
@@ -42,6 +43,7 @@ def begin(
         except UserError as error:
             line.send(f"clf: {error}")
             sys.exit(1)
+        line.send(KEPT)
         line.recv()
         del cache
 
@@ -52,7 +54,7 @@ def end(process: Forked, *, code: int = 0) -> str:
     """Let a process leave, and return what else it said."""
     if not code:
         process.line.send("leave")
-    said = process.end()
+    said = [line for line in process.end() if line != KEPT]
     assert process.process.exitcode == code, said
     return "".join(f"{line}\n" for line in said)
 
@@ -241,6 +243,7 @@ def test_what_a_killed_run_left_in_memory_is_used_or_removed_by_the_next(tmp_pat
         for _ in range(2):
             killed = begin(images, "ram", 9, kept)
             said.append(killed.line.recv())
+            assert killed.line.recv() == KEPT  # and nobody is kept out any more
             kill(killed)
         [left] = os.listdir("/dev/shm/clf-0")
         return [*said, left, end(begin(others, "disk", 9, kept)), *os.listdir("/dev/shm/clf-0")]
