@@ -84,9 +84,9 @@ class Skipping:
         left = {split: exclusion.remove_from(samples) for split, samples in listing.items()}
         if sum(len(listing[split]) - len(left[split]) for split in left) < int(said[1]):
             return False
-        self.bad, self.text, self._left, self._is_written = int(said[1]), text, left, True
         reason, first, *_ = [*text.splitlines()[1:3], "", ""]
-        self._require_few(self.bad, int(said[2]), example=f"e.g. {first} {reason.removeprefix('# ')}")
+        self._require_few(int(said[1]), int(said[2]), example=f"e.g. {first} {reason.removeprefix('# ')}")
+        self.bad, self.text, self._left, self._is_written = int(said[1]), text, left, True
         return True
 
     def _scan(self, listing: Listing) -> None:
