@@ -127,6 +127,9 @@ def hold(run: Run) -> Callable[[], None]:
         return lambda: None
     except OSError:
         pass
+    if not os.fstat(handle).st_nlink:  # whoever had it removed it meanwhile, and others take one of the same name
+        os.close(handle)
+        return hold(run)
 
     def end() -> None:
         with suppress(OSError):

@@ -1,5 +1,6 @@
 """Run directories: numbered without gaps or clashes, found by name, link or checkpoint, and missed with a hint."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -76,6 +77,24 @@ def test_a_run_is_trained_by_one_process_at_a_time(holder: subprocess.Popen[str]
     holder.wait()
     runs.hold(run)()
     assert not (run.path / ".lock").exists()
+
+
+def test_a_lock_that_its_owner_gives_back_while_it_is_taken_is_taken_anew(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, lockf = start(), fcntl.lockf
+    path = run.path / ".lock"
+
+    def after_the_owner(handle: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "lockf", lockf)
+        path.unlink()
+        lockf(handle, how)
+
+    monkeypatch.setattr(fcntl, "lockf", after_the_owner)
+    end = runs.hold(run)
+    assert path.read_text().startswith(f"process {os.getpid()} on ")
+    end()
+    assert not path.exists()
 
 
 def test_a_run_that_may_not_be_written_is_told_at_once(tmp_path: Path) -> None:
