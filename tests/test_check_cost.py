@@ -7,13 +7,15 @@ import multiprocessing
 from collections.abc import Mapping
 from dataclasses import replace
 from inspect import signature
-from mmap import mmap
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import draw_pets, image_data
+from forks import Forked
 from lightning.pytorch import Callback, Trainer
 from tiny import tiny
 from torch import Tensor, nn
@@ -201,23 +203,33 @@ def test_the_peak_of_a_process_rises_with_what_it_takes_and_is_forgotten_when_as
     memory.forget_peak()
     before = memory.peak()
     with mmap(-1, 200_000_000) as taken:
-        for _ in range(200):
-            taken.write(b"x" * 1_000_000)
+        _fill(taken)
         assert memory.peak() - before > 100e6
     memory.forget_peak()
     assert memory.peak() - before < 100e6
 
 
-def test_the_memory_of_other_processes_is_that_of_those_which_this_one_started() -> None:
+def test_the_memory_of_workers_is_what_they_add_to_that_which_they_share_with_this_process() -> None:
+    shared = mmap(-1, 300_000_000, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    _fill(shared)
     nobody = memory.of_workers()
-    process = multiprocessing.get_context("fork").Process(target=_wait, daemon=True)
-    process.start()
+    workers = [Forked(_take) for _ in range(2)]
     try:
-        assert memory.of_workers() > nobody
+        assert [each.line.recv() for each in workers] == ["taken", "taken"]
+        assert 190e6 < memory.of_workers() - nobody < 300e6
     finally:
-        process.kill()
-        process.join()
+        for each in workers:
+            each.process.kill()
+            each.process.join()
 
 
-def _wait() -> None:
-    multiprocessing.Event().wait()
+def _take(line: Connection) -> None:
+    with mmap(-1, 100_000_000) as taken:
+        _fill(taken)
+        line.send("taken")
+        multiprocessing.Event().wait()
+
+
+def _fill(memory: mmap) -> None:
+    for _ in range(0, len(memory), 1_000_000):
+        memory.write(b"x" * 1_000_000)

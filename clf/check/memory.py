@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PROCESSES = Path("/proc")
+_PARTS = ("Pss_Anon", "Pss_Shmem")  # a process's part of what is shared; files (libraries) are anybody's
 
 
 def forget_peak() -> None:
@@ -24,15 +25,23 @@ def peak() -> int:
 
 
 def of_workers() -> int:
-    """Say what the processes that this one has started take now, in bytes; what they share is counted once."""
-    found = (_kilobytes(_PROCESSES / f"{each.pid}/smaps_rollup", "Pss") for each in multiprocessing.active_children())
-    return sum(each for each in found if each is not None)
+    """Say what the processes that this one has started take besides its own memory, in bytes; on Linux alone.
+
+    Forks share pages with who started them and with one another; each page counts once.
+    """
+    own = _kilobytes(_PROCESSES / "self/status", "RssAnon", "RssShmem")
+    pids = ["self", *(each.pid for each in multiprocessing.active_children())]
+    parts = [_kilobytes(_PROCESSES / f"{pid}/smaps_rollup", *_PARTS) for pid in pids]
+    if own is None or parts[0] is None:
+        return 0
+    return max(0, sum(each for each in parts if each is not None) - own)
 
 
-def _kilobytes(file: Path, name: str) -> int | None:
-    """Read a line ``name:  123 kB``; None where the system or the process has no such file."""
+def _kilobytes(file: Path, *names: str) -> int | None:
+    """Add up lines ``name:  123 kB``, in bytes; None where the system or the process has no such file or lines."""
     try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text("ascii"), re.MULTILINE)
+        text = file.read_text("ascii")
     except OSError:
         return None
-    return None if found is None else 1024 * int(found[1])
+    found = re.findall(rf"^(?:{'|'.join(names)}):\s+(\d+) kB", text, re.MULTILINE)
+    return 1024 * sum(map(int, found)) if len(found) == len(names) else None
