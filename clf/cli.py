@@ -166,8 +166,8 @@ class CLI(LightningCLI):
         return asked[0] if asked else None
 
     def _settle_fit(self, config: Namespace) -> None:
-        self.config_text = self._parser(self.verb).dump(config, skip_unset=False)
-        plain = yaml.safe_load(self.config_text)
+        self.config_text = self._parser(self.verb).dump(config, skip_unset=False, skip_validation=True)
+        plain = yaml.load(self.config_text, Loader=yaml.CSafeLoader)
         parser = self._parser(self.verb)
         assert isinstance(parser, Parser)
         defaults = parser.resolve(compose([]).config)

@@ -3,8 +3,12 @@
 import base64
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -21,20 +25,26 @@ def render_page(name: str, *, script: str = "", filters: Mapping[str, Callable[.
     Returns:
         The HTML.
     """
+    environment = _environment(name)
+    environment.filters |= filters
+    style = _read("colours.css") + _read(f"{name}.css")
+    code = _read(script) if script else ""
+    hashes = {"style_hash": _hash(style), "script_hash": _hash(code)}
+    return environment.get_template(f"{name}.html").render(style=style, script=code, **hashes, **content)
+
+
+@cache
+def _environment(name: str) -> "Environment":
+    """Keep a template once it is compiled: a command may fill it in more than once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: a comparison in a terminal needs no page
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= filters
-    style = _read("colours.css") + _read(f"{name}.css")
-    code = _read(script) if script else ""
-    hashes = {"style_hash": _hash(style), "script_hash": _hash(code)}
-    return environment.get_template(f"{name}.html").render(style=style, script=code, **hashes, **content)
 
 
 def _read(name: str) -> str:

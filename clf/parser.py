@@ -120,8 +120,8 @@ class Parser(LightningArgumentParser):
 
     def resolve(self, config: dict[str, Any]) -> dict[str, Any]:
         """Say a composed configuration with everything that it leaves to the defaults."""
-        text = self.dump(self.parse_object(config), skip_unset=False)
-        resolved: dict[str, Any] = yaml.safe_load(text)
+        text = self.dump(self.parse_object(config), skip_unset=False, skip_validation=True)
+        resolved: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)
         return resolved
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
