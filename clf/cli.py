@@ -34,7 +34,7 @@ from clf.config import compose
 from clf.data.datamodule import ImageData
 from clf.endings import AlreadyDone
 from clf.environment import available_precision, device_name
-from clf.errors import UserError, counted
+from clf.errors import UserError
 from clf.garbage import settled
 from clf.invocation import Invocation
 from clf.loggers import Rows, RunLogger
@@ -365,14 +365,7 @@ class CLI(LightningCLI):
         if not isinstance(writer, Predictions):
             raise UserError("callbacks.predictions=null: predict would write nothing; leave the callback on")
         self._work(self.trainer.predict, return_predictions=False)
-        rows, file = counted(writer.rows, "row"), writer.output or f"{writer.dirpath}/predict.csv"
-        log.info("predictions: %s in %s", rows, file)
-        if writer.accuracy is not None:
-            log.info("top-1: %s", writer.accuracy)
-        if writer.errors:
-            have = "has" if writer.errors == 1 else "have"
-            log.error("%d of %d images %s no prediction; see the column error", writer.errors, writer.rows, have)
-            self.exit_code = 1
+        self.exit_code = writer.tally.tell(writer.output or f"{writer.dirpath}/predict.csv")
 
 
 def _number(seed: bool | int) -> int:

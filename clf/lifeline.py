@@ -14,6 +14,7 @@ from typing import Any, Final
 
 _GRACE_SECONDS: Final = 5.0  # What a process that heard a reason gets to end by itself, and again to tidy up.
 _CTRL_C: Final = 130
+_LONGEST: Final = 1 << 20  # characters of a message; a stranger may send without end
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # a host without power says no goodbye
 
 
@@ -152,7 +153,7 @@ class First(Lifeline):
         _keep_alive(connection)
         with connection, connection.makefile("r", encoding="utf-8") as lines:
             hello = _read(lines)
-            if not secrets.compare_digest(str(hello.get("token", "")), self._token):
+            if not secrets.compare_digest(str(hello.get("token", "")).encode(), self._token.encode()):
                 return
             with self._mutex:
                 self._others.append(connection)
@@ -214,8 +215,8 @@ class Other(Lifeline):
 def _read(lines: Any) -> dict[str, Any]:
     """Read one message; nothing where the other end is gone, or is none of ours."""
     try:
-        said = json.loads(lines.readline() or "{}")
-    except (OSError, ValueError):
+        said = json.loads(lines.readline(_LONGEST) or "{}")
+    except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

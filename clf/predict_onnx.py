@@ -11,10 +11,9 @@ from typing import NoReturn
 from clf import logs
 from clf.data.inputs import find_inputs
 from clf.errors import UserError, did_you_mean
-from clf.predictions import PredictionWriter, refuse_overwriting
+from clf.predictions import PredictionWriter, Tally, refuse_overwriting
 from clf.predictor import DEVICES, Predictor
 from clf.progressbar import watched
-from clf.statistics import Proportion
 
 log = logs.log
 
@@ -63,20 +62,13 @@ def _predict(predictor: Predictor, flags: argparse.Namespace) -> int:
         batch_size=getattr(flags, "data.batch_size"),
         workers=getattr(flags, "data.num_workers"),
     )
-    errors = hits = known = 0
+    tally = Tally()
     with PredictionWriter(output, top_k=top_k, labelled=labelled) as writer:
         for sample, row in zip(samples, rows, strict=True):
-            writer.write([replace(row, true=sample.label)])
-            errors += bool(row.error)
-            known += sample.label is not None and not row.error
-            hits += sample.label is not None and row.label == sample.label
-    log.info("predictions: %d rows in %s", len(samples), output)
-    if known:
-        log.info("top-1: %s", Proportion(hits, known))
-    if errors:
-        have = "has" if errors == 1 else "have"
-        log.error("%d of %d images %s no prediction; see the column error", errors, len(samples), have)
-    return int(errors > 0)
+            labelled_row = [replace(row, true=sample.label)]
+            writer.write(labelled_row)
+            tally.add(labelled_row)
+    return tally.tell(output)
 
 
 def _default_output(model: Path) -> Path:

@@ -1,6 +1,7 @@
 """Predictions as a table: one row per image, the same columns in CSV, JSON lines and Parquet."""
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Any, BinaryIO, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from clf.errors import UserError
+from clf.errors import UserError, counted
 from clf.files import csv_text, naming, partial_of, place, spelled_out
+from clf.statistics import Proportion
+
+log = logging.getLogger("clf")
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 """What a table's file name may end in; it decides the format."""
@@ -51,6 +55,46 @@ class Prediction:
     def confidence(self) -> float | None:
         """Its probability; None where there is an error."""
         return self.ranked[0][1] if self.ranked else None
+
+
+@dataclass
+class Tally:
+    """What became of the images of a prediction.
+
+    Args:
+        rows: All of them.
+        errors: How many have an error instead of a prediction.
+        labelled: How many of the others had a label.
+        correct: How many of those were predicted right.
+    """
+
+    rows: int = 0
+    errors: int = 0
+    labelled: int = 0
+    correct: int = 0
+
+    def add(self, rows: Sequence[Prediction]) -> None:
+        """Count some more."""
+        known = [row for row in rows if row.true is not None and not row.error]
+        self.rows += len(rows)
+        self.errors += sum(bool(row.error) for row in rows)
+        self.labelled += len(known)
+        self.correct += sum(row.label == row.true for row in known)
+
+    @property
+    def accuracy(self) -> Proportion | None:
+        """Top-1 accuracy over the images whose label is known; None where none is."""
+        return Proportion(self.correct, self.labelled) if self.labelled else None
+
+    def tell(self, file: str | Path) -> int:
+        """Say what is in a table; returns the exit code of the command, 1 where an image has no prediction."""
+        log.info("predictions: %s in %s", counted(self.rows, "row"), file)
+        if self.accuracy is not None:
+            log.info("top-1: %s", self.accuracy)
+        if self.errors:
+            have = "has" if self.errors == 1 else "have"
+            log.error("%d of %d images %s no prediction; see the column error", self.errors, self.rows, have)
+        return int(self.errors > 0)
 
 
 def rank(logits: npt.NDArray[np.float32], classes: Sequence[str], *, top_k: int) -> list[Ranked]:

@@ -31,7 +31,7 @@ HOUSE = (
     ("F1", {"predictor"}),
     ("F1", {"classifier", "data"}),
     ("F0", {"calibration", "config", "confusion", "results", "slices", "transforms"}),
-    ("F0", {"crops", "durable", "graph", "processes", "rates", "recipes", "records", "recovery"}),
+    ("F0", {"crops", "durable", "graph", "predictions", "processes", "rates", "recipes", "records", "recovery"}),
     (
         "F0",
         {
@@ -59,7 +59,6 @@ HOUSE = (
             "networks",
             "optim",
             "parameters",
-            "predictions",
         },
     ),
     ("F0", {"history", "preprocess", "sums", "yamlfile"}),

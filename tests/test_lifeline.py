@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,9 +123,15 @@ def test_whoever_is_done_may_go(started: Started) -> None:
 def test_a_stranger_is_not_listened_to(started: Started) -> None:
     address = started.first()
     port = int(address.split(",")[1])
-    with socket.create_connection(("127.0.0.1", port)) as stranger:
-        stranger.sendall(b'{"token": "guessed", "who": "me"}\n{"message": "end", "code": 1}\n')
-        assert stranger.recv(10) == b""
+    for line in (
+        '{"token": "guessed", "who": "me"}\n{"message": "end", "code": 1}\n',
+        '{"token": "erraten: ü"}\n',
+        "[" * 100_000 + "\n",
+        "no end of it" * 100_000,
+    ):
+        with socket.create_connection(("127.0.0.1", port)) as stranger, suppress(ConnectionError):
+            stranger.sendall(line.encode())
+            assert stranger.recv(10) == b""
     honest = started.other(address, 1, "fails")
     go(honest)
     assert read(started.all[0]) == "rank 1 of 3: the disk is full"

@@ -17,6 +17,7 @@ from clf.callbacks.evaluating import Evaluating
 from clf.callbacks.predictions import Predictions
 from clf.data.samples import Sample
 from clf.errors import UserError
+from clf.predictions import Tally
 from clf.statistics import Proportion
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")  # one batch needs none
@@ -295,7 +296,7 @@ def test_predict_writes_where_it_is_told_to_in_the_format_of_the_suffix(tmp_path
 def test_predict_writes_predict_csv_and_knows_no_accuracy_without_labels(tmp_path: Path) -> None:
     callback = predict(tmp_path, ToyData(labelled=False))
     assert "true" not in rows(tmp_path / "predictions" / "predict.csv")[0]
-    assert (callback.rows, callback.errors, callback.accuracy) == (7, 0, None)
+    assert callback.tally == Tally(rows=7)
 
 
 def test_unreadable_files_have_their_rows_in_place_and_are_counted(tmp_path: Path) -> None:
@@ -315,7 +316,7 @@ def test_unreadable_files_have_their_rows_in_place_and_are_counted(tmp_path: Pat
     assert [row["error"] for row in table] == ["", "new/1.png: truncated", "", "a", "b", "", ""]
     assert [row["label"] for row in table] == ["0", "", "1", "", "", "1", "0"]
     assert [row["true"] for row in table] == [CLASSES[i % 3] for i in range(7)]
-    assert (callback.rows, callback.errors, callback.accuracy) == (7, 3, Proportion(4, 4))
+    assert callback.tally == Tally(rows=7, errors=3, labelled=4, correct=4)
 
 
 def test_an_output_that_is_not_finite_is_an_error_and_not_a_prediction(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_an_output_that_is_not_finite_is_an_error_and_not_a_prediction(tmp_path:
     first, second = rows(tmp_path / "predictions" / "predict.csv")
     assert (first["label"], first["status"], first["error"]) == ("", "error", "the network's output is not finite")
     assert (second["label"], second["status"]) == ("00", "ok")
-    assert callback.errors == 1
+    assert callback.tally.errors == 1
 
 
 def test_half_precision_logits_are_ranked_in_single_precision(tmp_path: Path) -> None:
@@ -338,21 +339,21 @@ def test_half_precision_logits_are_ranked_in_single_precision(tmp_path: Path) ->
 def test_wrong_predictions_lower_the_accuracy(tmp_path: Path) -> None:
     logits = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0]])
     batch = {"images": torch.zeros(3, 3, 1, 1), "index": torch.tensor([0, 1, 2]), "logits": logits}
-    assert predict(tmp_path, ToyData([batch])).accuracy == Proportion(1, 3)
+    assert predict(tmp_path, ToyData([batch])).tally.accuracy == Proportion(1, 3)
 
 
 def test_counts_start_anew_with_every_pass(tmp_path: Path) -> None:
     callback = Predictions(dirpath=str(tmp_path))
     for _ in range(2):
         trainer(tmp_path, callback).predict(Toy(), ToyData(), return_predictions=False)
-    assert callback.rows == 7
+    assert callback.tally.rows == 7
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:
     callback = Predictions()
     trainer(tmp_path, callback).test(Toy(), ToyData(), verbose=False)
     trainer(tmp_path, callback).predict(Toy(), ToyData(), return_predictions=False)
-    assert callback.rows == 7
+    assert callback.tally.rows == 7
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,8 +11,7 @@ from clf.classifier import Classifier
 from clf.data.samples import Sample
 from clf.errors import UserError
 from clf.evaluation import Evaluation
-from clf.predictions import NOT_FINITE, Prediction, PredictionWriter, Ranked, check_suffix, rank
-from clf.statistics import Proportion
+from clf.predictions import NOT_FINITE, Prediction, PredictionWriter, Ranked, Tally, check_suffix, rank
 
 _ROWS_AT_ONCE = 4096
 
@@ -32,10 +31,7 @@ class Predictions(Callback):
             Default: ``predict.csv`` in `dirpath`.
 
     Attributes:
-        rows: Images of the last ``predict``.
-        errors: How many of them have an error instead of a prediction.
-        correct: How many of those with a label were predicted right.
-        labelled: How many predicted images had a label.
+        tally: What became of the images of the last ``predict``, in the first process.
 
     Raises:
         UserError: If `top_k` is below 1 or `output` has another suffix.
@@ -49,14 +45,9 @@ class Predictions(Callback):
         self.top_k = top_k
         self.dirpath = dirpath
         self.output = output
-        self.rows = self.errors = self.correct = self.labelled = 0
+        self.tally = Tally()
         self._writer: PredictionWriter | None = None
         self._samples: list[Sample] = []
-
-    @property
-    def accuracy(self) -> Proportion | None:
-        """Top-1 accuracy over the predicted images whose label is known; None where none is."""
-        return Proportion(self.correct, self.labelled) if self.labelled else None
 
     def on_evaluated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         """Write ``val.csv`` or ``test.csv`` if this is what the run keeps."""
@@ -75,7 +66,7 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin `output` or ``predict.csv``."""
-        self.rows = self.errors = self.correct = self.labelled = 0
+        self.tally = Tally()
         self._samples = cast(Any, trainer).datamodule.predict_samples
         path = Path(self.output) if self.output is not None else self._path("predict.csv")
         if path is None or not trainer.is_global_zero:
@@ -100,7 +91,7 @@ class Predictions(Callback):
             Prediction(self._samples[index].path, labels, self._samples[index].label, error)
             for index, (labels, error) in sorted(_of_all_processes(found).items())
         ]
-        self._count(rows)
+        self.tally.add(rows)
         if self._writer is not None:
             self._writer.write(rows)
 
@@ -118,13 +109,6 @@ class Predictions(Callback):
 
     def _path(self, name: str) -> Path | None:
         return None if self.dirpath is None else Path(self.dirpath) / name
-
-    def _count(self, rows: list[Prediction]) -> None:
-        known = [row for row in rows if row.true is not None and not row.error]
-        self.rows += len(rows)
-        self.errors += sum(bool(row.error) for row in rows)
-        self.labelled += len(known)
-        self.correct += sum(row.label == row.true for row in known)
 
 
 def _of_all_processes(found: dict[int, tuple[Ranked, str]]) -> dict[int, tuple[Ranked, str]]:
