@@ -47,10 +47,8 @@ def open_whole(path: str | Path, *, most: int = sys.maxsize, buffering: int = -1
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Put a complete file in the place of the old one in one step; a failure leaves the old one as it was.
 
-    A link is followed. A device or a pipe, like ``/dev/null``, is written to and stays.
-
     Args:
-        path: The file; folders that are missing are made.
+        path: See `replacing`.
         write: Writes the content into the file that it gets.
     Raises:
         OSError: If that fails; its ``filename`` is the file's.
@@ -64,16 +62,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """Name a file to write; once it is whole and on the disk, it takes the place of another one in one step.
 
     Args:
-        path: The place; folders that are missing are made.
+        path: The place; folders that are missing are made. A link there, a pipe or a device is replaced itself, not
+            written to: what a link in a run directory leads to may be the only copy of a checkpoint, or a stranger's.
     Yields:
         What to write. If that fails, it is removed, and the old file is as it was.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_char_device() or path.is_fifo():
-            yield path
-            return
-        path = path.resolve() if path.is_symlink() else path
         partial = partial_of(path)
         # What a killed process left here may be a second name of a good file: never write into it.
         partial.unlink(missing_ok=True)
@@ -109,6 +104,8 @@ def _deliver(made: Path, path: Path) -> None:
     """Copy a file where it cannot be put in one step; at any moment the old one or a compared copy is there."""
     spare = path.with_name(f"{path.name}.partial")
     wanted = sha256(made)
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        path.unlink()
     _copy(made, spare, wanted)
     try:
         spare.replace(path)  # no single step, but quicker than to send all of it again

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from clf.errors import UserError, did_you_mean
-from clf.files import replace_text
+from clf.files import replace_text, spelled_out
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -53,13 +53,17 @@ def require_file(flag: str, file: str) -> None:
 
 
 def write(flag: str, file: str, text: str) -> None:
-    """Write a file that an option names.
+    """Write a file that an option names; a link is followed, and a device or a pipe like ``/dev/stdout`` written to.
 
     Raises:
         UserError: If it cannot be written.
     """
+    path = Path(file)
     try:
-        replace_text(Path(file), text)
+        if path.is_char_device() or path.is_fifo():
+            path.write_bytes(spelled_out(text).encode())
+        else:
+            replace_text(Path(os.path.realpath(path)), text)
     except (OSError, ValueError) as error:  # ValueError: no name at all
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{flag} {file!r} cannot be written: {reason}; choose another file") from error

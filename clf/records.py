@@ -138,7 +138,7 @@ def read_records(run: Run, *, most: int = 20) -> Records:
         found = _read(records, f"predictions/{split}.csv", lambda path: read_predicted(path, most=most), None)
         if found is not None:
             records.predicted[split] = found
-    records.pictures = {path.stem: path for path in sorted(folder.glob("plots/*.png"))}
+    records.pictures = {path.stem: path for path in sorted(folder.glob("plots/*.png")) if run.owns(path)}
     records.checkpoints = sorted(path.name for path in folder.glob("checkpoints/*.ckpt"))
     return records
 
@@ -187,6 +187,8 @@ def _read(records: Records, name: str, reader: Callable[[Path], Any], empty: Any
     if not path.is_file():
         return empty
     try:
+        if not records.run.owns(path):
+            raise ValueError("it leads out of the run directory")
         return reader(path)
     except _UNREADABLE as error:
         reason = first_line(error)

@@ -62,6 +62,10 @@ class Run:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    def owns(self, path: Path) -> bool:
+        """Whether a file really lies in here: a directory from elsewhere may hold links to anything."""
+        return path.is_file() and path.resolve().is_relative_to(self.path.resolve())
+
     @property
     def is_begun(self) -> bool:
         """Whether there is something to go on from, of whatever kind and in whatever state."""

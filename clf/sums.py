@@ -4,16 +4,18 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from clf.files import replace_text, sha256
+from clf.files import open_whole, replace_text, sha256
 
 SUMS = "SHA256SUMS"
+_MOST_BYTES = 1 << 24
 
 
 def read(folder: Path) -> dict[str, str]:
     """Read the sums of a folder by file name; none where nobody wrote them. Lines that say nothing are passed over."""
     try:
-        text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        with open_whole(folder / SUMS, most=_MOST_BYTES) as file:
+            text = file.read().decode(errors="replace")
+    except (OSError, ValueError):
         return {}
     lines = (re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in text.splitlines())
     return {line[2]: line[1] for line in lines if line}

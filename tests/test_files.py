@@ -4,11 +4,13 @@ import csv
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from datasets import touch
 
+from clf import files, options
 from clf.files import new_folder, replace_csv, replace_text, replacement
 
 
@@ -43,26 +45,45 @@ def test_folder_of_another_process_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "theirs.txt"]
 
 
-def test_a_device_or_a_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+def test_a_device_or_a_pipe_that_an_option_names_is_written_to_and_never_replaced(tmp_path: Path) -> None:
     null, pipe = tmp_path / "null", tmp_path / "pipe"
     null.symlink_to(os.devnull)
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     for path in (null, pipe):
-        replace_text(path, "hello")
+        options.write("--json", str(path), "hello")
     assert os.read(reader, 100) == b"hello"
     os.close(reader)
     assert null.is_char_device()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["null", "pipe"]
 
 
-def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+def test_a_link_that_an_option_names_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to("elsewhere/file")
     for text in ("made", "replaced"):
-        replace_text(tmp_path / "link", text)
+        options.write("--json", str(tmp_path / "link"), text)
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "elsewhere/file").read_text() == text
+
+
+@pytest.mark.parametrize("renames", [True, False])
+@pytest.mark.parametrize("kind", ["file", "device", "pipe", "nothing"])
+def test_what_a_link_of_ours_leads_to_is_left_alone(
+    kind: str, renames: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = files.mount_of(tmp_path)
+    monkeypatch.setattr(files, "mount_of", lambda path: replace(here, renames=renames))
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    if kind == "pipe":
+        os.mkfifo(ours)
+    else:
+        ours.symlink_to(os.devnull if kind == "device" else theirs)
+    if kind == "file":
+        theirs.write_text("precious")
+    replace_text(ours, "made")
+    assert (ours.is_symlink(), ours.is_file(), ours.read_text()) == (False, True, "made")
+    assert (theirs.read_text() if kind == "file" else theirs.exists()) == ("precious" if kind == "file" else False)
 
 
 def test_a_folder_is_replaced_as_a_whole_whoever_else_does(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Damaged checkpoints: found by their sums, replaced by the one before, and the run ends as if nothing had been."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -79,6 +80,40 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert main(["fit", "--ckpt_path", "last", "--callbacks.stop", "null"]) == 0
     warning = next(line for line in capsys.readouterr().err.splitlines() if said in line)
     assert warning.endswith(f"in its place: {RUN}/last-1.ckpt, from step 6")
+    ends_as_if_nothing_had_been()
+
+
+def link_to_a_copy(path: Path) -> None:
+    path.rename("archived.ckpt")
+    path.symlink_to(Path("archived.ckpt").resolve())
+
+
+def link_to_a_stranger(path: Path) -> None:
+    Path("archived.ckpt").write_text("precious")
+    path.unlink()
+    path.symlink_to(Path("archived.ckpt").resolve())
+
+
+def link_to_a_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def make_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("put", [link_to_a_copy, link_to_a_stranger, link_to_a_device, make_a_pipe])
+def test_what_stands_in_the_place_of_a_checkpoint_is_replaced_and_not_written_to(
+    folder: Path, put: Callable[[Path], None]
+) -> None:
+    put(RUN / "last.ckpt")
+    archived = Path("archived.ckpt")
+    before = archived.read_bytes() if archived.exists() else None
+    assert main(["fit", "--ckpt_path", "last", "--callbacks.stop", "null"]) == 0
+    assert not (RUN / "last.ckpt").is_symlink()
+    assert (archived.read_bytes() if archived.exists() else None) == before
     ends_as_if_nothing_had_been()
 
 
