@@ -148,8 +148,22 @@ def _predictions(run: Run, split: str) -> Path:
     return run.path / "predictions" / f"{split}.csv"
 
 
+def _refuse_links_out(run: Run, *, splits: Sequence[str]) -> None:
+    """Refuse a run directory that would have other people's files read."""
+    names = ("config.yaml", "metrics.json", "environment.json", "labels_mapping.json", "timing.csv")
+    for path in (*(run.path / name for name in names), *(_predictions(run, split) for split in splits)):
+        if path.is_file() and not run.owns(path):
+            raise UserError(f"{path} leads out of the run directory; put the file itself there, or remove it")
+
+
 def read_entries(found: Sequence[Run], splits: Sequence[str]) -> list[Entry]:
-    """Read what is compared."""
+    """Read what is compared.
+
+    Raises:
+        UserError: If a file cannot be read, or is a link that leads out of its run directory.
+    """
+    for run in found:
+        _refuse_links_out(run, splits=splits)
     short = [f"{run.name}/{run.path.name}" for run in found]
     return [
         Entry(

@@ -26,7 +26,7 @@ class Ended(Exception):
         self.code = code
 
 
-_TOO_EARLY = "stopped by Ctrl-C before there was anything to save"
+_TOO_EARLY = "stopped by Ctrl-C before there was anything new to save"
 
 
 def said_of(error: BaseException, *, hint: bool = True) -> tuple[str, int]:

@@ -168,11 +168,13 @@ def _report(rest: list[str]) -> int:
     if flags or more:
         raise UserError(f"clf report takes one run directory, got {(flags or more)[0]!r}")
     from clf import runs
+    from clf.files import is_refused
     from clf.report import write_report
 
     run = runs.open_run(Path(rest[0])) if rest else runs.latest()
     try:
         print(write_report(run))
     except OSError as error:
-        raise UserError(f"{run}/report.html cannot be written: {error.strerror}; make room for it") from error
+        advice = "mend that, or let it be of a copy" if is_refused(error) else "make room for it"
+        raise UserError(f"{run}/report.html cannot be written: {error.strerror}; {advice}") from error
     return 0

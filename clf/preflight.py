@@ -130,6 +130,6 @@ def _write_list(text: str, file: str) -> None:
         print(f"{file} was not written: there is no image to leave out", file=sys.stderr)
         return
     write("--exclude_to", file, text + "\n")
-    count = sum(not line.startswith("#") for line in text.splitlines())
+    count = sum(not line.startswith("#") for line in text.split("\n"))  # a name may hold other ends of a line
     images = counted(count, "image to leave out; look at it", "images to leave out; look at them")
     print(f"{file}: {images}, then add --data.exclude {file}", file=sys.stderr)

@@ -129,6 +129,15 @@ def test_an_exclusion_list_leaves_out_what_was_found_and_is_never_overwritten(
     assert Path("bad.txt").read_text() == listed
 
 
+def test_images_to_leave_out_are_counted_whatever_their_names_hold(
+    workdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    draw_birds(workdir / "birds")
+    Path("birds/train/wren/one\x85two\u2028three.png").write_bytes(b"no image")
+    main(["check", "--data.root", "birds", "--only", "files", "--exclude_to", "bad.txt"])
+    assert "bad.txt: 1 image to leave out;" in capfd.readouterr().err
+
+
 def folders(root: Path) -> list[str]:
     return ["--data.root", str(draw_birds(root))]
 
@@ -300,11 +309,17 @@ def test_data_of_which_no_split_can_be_listed_are_findings_too(
     assert found["exit_code"] == 2
 
 
-def test_a_run_of_no_batches_is_refused_as_fit_does(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("subject", "rules"), [("configuration", ["refused"]), ("cost", ["not-measured", "refused"])])
+def test_a_run_of_no_batches_is_refused_as_fit_does_whatever_was_asked_for(
+    workdir: Path, capfd: pytest.CaptureFixture[str], subject: str, rules: list[str]
+) -> None:
     draw_birds(workdir / "birds")
-    found = check(capfd, "--data.root", "birds", "--only", "configuration", "--trainer.limit_train_batches", "0")
-    assert [each["rule"] for each in found["findings"]] == ["refused"]
-    assert "trainer.limit_train_batches=0 leaves nothing to train on" in found["findings"][0]["message"]
+    words = ["--data.root", "birds", "--only", subject, "--trainer.limit_train_batches", "0"]
+    found = check(capfd, *words)
+    assert [each["rule"] for each in found["findings"]] == rules
+    assert "trainer.limit_train_batches=0 leaves nothing to train on" in found["findings"][-1]["message"]
+    assert main(["check", *words]) == 2
+    assert "leaves nothing to train on" in capfd.readouterr().out
 
 
 def test_what_cannot_be_written_in_the_end_is_one_message(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:

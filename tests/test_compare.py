@@ -217,6 +217,22 @@ def test_the_page_says_the_same_and_asks_nobody_for_anything(capsys: pytest.Capt
     assert all(float(value or "nan") >= 0 for name, value in page.attributes if name in ("x1", "x2", "cx"))
 
 
+@pytest.mark.parametrize("name", ["predictions/test.csv", "metrics.json", "config.yaml"])
+def test_what_a_link_leads_to_outside_of_a_run_is_not_read(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in ("a/001", "b/001"):
+        write_compared(run, test="01" * 10)
+    file = Path("runs/b/001", name)
+    file.rename("theirs")
+    file.symlink_to(Path("theirs").resolve())
+    assert f"runs/b/001/{name} leads out of the run directory; put the file" in refused(
+        capsys, "runs/a/001", "runs/b/001"
+    )
+    (file.parent / "mine").write_bytes(Path("theirs").read_bytes())
+    file.unlink()
+    file.symlink_to("mine")
+    assert "the very same images" in said(capsys, "runs/a/001", "runs/b/001")
+
+
 def test_nothing_is_injected_by_names(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()
     write_compared("<b>\u202e🏀/001", test="01", label=HOSTILE, config={"model": {HOSTILE: HOSTILE}})

@@ -12,6 +12,7 @@ from datasets import touch
 
 from clf import files, options
 from clf.files import new_folder, replace_csv, replace_text, replacement
+from clf.mounts import mount_of
 
 
 def test_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_a_link_that_an_option_names_stays_a_link(tmp_path: Path) -> None:
 def test_what_a_link_of_ours_leads_to_is_left_alone(
     kind: str, renames: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = files.mount_of(tmp_path)
+    here = mount_of(tmp_path)
     monkeypatch.setattr(files, "mount_of", lambda path: replace(here, renames=renames))
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     if kind == "pipe":

@@ -131,7 +131,7 @@ def failing(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("user", 2, "clf: it broke"),
         ("bug", 1, "clf: RuntimeError: it broke (--debug shows where)\n"),
-        ("ctrl-c", 130, "clf: stopped by Ctrl-C before there was anything to save\n"),
+        ("ctrl-c", 130, "clf: stopped by Ctrl-C before there was anything new to save\n"),
     ],
 )
 def test_whatever_goes_wrong_ends_in_one_line_and_an_exit_code(

@@ -1,5 +1,6 @@
 """The report as text: what a page says of a run, of half a run, and of names that would like to be markup."""
 
+import base64
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ from made_up_runs import NASTY, entry, make_run
 from PIL import Image
 
 from clf.main import PLAIN_VERBS, TRAINER_VERBS, main
-from clf.report import render
+from clf.report import render, write_report
 from clf.runs import Run
 
 VOID = {"meta", "link", "img", "rect", "br"}
@@ -179,6 +180,31 @@ def test_a_damaged_file_is_named_with_what_is_wrong_and_the_rest_is_shown(
     text = squeeze(page(run).text)
     assert f"Could not be read {reason}" in text
     assert "clf test --run" in text
+
+
+def test_what_links_lead_to_outside_of_the_run_is_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "given")
+    for name in ("plots/history.png", "predictions/val.csv", "metrics.json"):
+        (run / name).rename(tmp_path / Path(name).name)
+        (run / name).symlink_to(tmp_path / Path(name).name)
+    (run / "plots/gone.png").symlink_to(tmp_path / "nothing")
+    secret = base64.b64encode((tmp_path / "history.png").read_bytes()).decode()
+    text = squeeze(page(run).text)
+    assert "predictions/val.csv: it leads out of the run directory" in text
+    assert "metrics.json: it leads out of the run directory" in text
+    assert "Top-1 accuracy" not in text
+    assert secret not in render(Run(run))
+
+
+def test_a_report_takes_the_place_of_a_link_and_leaves_alone_what_that_leads_to(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "given")
+    theirs = tmp_path / "theirs"
+    theirs.write_text("precious")
+    (run / "report.html").symlink_to(theirs)
+    write_report(Run(run))
+    assert theirs.read_text() == "precious"
+    assert not (run / "report.html").is_symlink()
+    assert (run / "report.html").read_text() == render(Run(run))
 
 
 @pytest.mark.parametrize(

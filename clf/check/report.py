@@ -42,6 +42,11 @@ class Report:
         return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), -finding.count))
 
     @property
+    def told(self) -> list[Subject]:
+        """What there is to tell of: what was looked for, and what nevertheless came up on the way."""
+        return list(dict.fromkeys([*self.subjects, *(finding.subject for finding in self.findings)]))
+
+    @property
     def counts(self) -> dict[str, int]:
         """Findings of each severity."""
         found = Counter(finding.severity for finding in self.findings)
@@ -49,7 +54,7 @@ class Report:
 
     def as_text(self) -> str:
         """Lay it out for a terminal."""
-        tables = [part for subject in self.subjects for part in self._told(subject)]
+        tables = [part for subject in self.told for part in self._told(subject)]
         words = ", ".join(counted(count, name) for name, count in self.counts.items())
         return "\n".join([self.about, *tables, f"check: {words}" if self.findings else "check: nothing found"])
 
@@ -74,6 +79,6 @@ class Report:
             "subjects": list(self.subjects),
             "splits": dict(self.splits),
             "counts": self.counts,
-            "findings": [asdict(finding) for subject in self.subjects for finding in self.of(subject)],
+            "findings": [asdict(finding) for subject in self.told for finding in self.of(subject)],
             "cost": self.cost,
         }
