@@ -14,12 +14,17 @@ from typing import Any
 
 import pytest
 import timm  # noqa: F401 - imported here, so that no fork does it
+import torch
 
 import clf.verbs  # noqa: F401 - with Lightning and all
 from clf.artist import Artist
 from clf.main import main
 
 FORK = multiprocessing.get_context("fork")
+
+# Autograd decides with its first step, once for a process, whether it needs threads, which no fork survives. After an
+# export it finds that it does, for the devices that tracing pretends to have.
+torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def forked(folder: Path, *words: str, cut: str = "") -> int:
