@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 REASONS = {
     "clf/files.py": "it is how others write",
     "clf/main.py": "the null device, for what nobody reads",
+    "clf/options.py": "a device or a pipe that an option names, like /dev/stdout",
     "clf/mounts.py": "files of a few bytes, to try what the filesystem can do",
     "clf/check/memory.py": "a word to the kernel, not a file",
     "clf/durable.py": "writes what `replacing` has named",
