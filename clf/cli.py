@@ -167,7 +167,7 @@ class CLI(LightningCLI):
 
     def _settle_fit(self, config: Namespace) -> None:
         self.config_text = self._parser(self.verb).dump(config, skip_unset=False, skip_validation=True)
-        plain = yaml.load(self.config_text, Loader=yaml.CSafeLoader)
+        plain = yaml.safe_load(self.config_text)
         parser = self._parser(self.verb)
         assert isinstance(parser, Parser)
         defaults = parser.resolve(compose([]).config)

@@ -121,7 +121,7 @@ class Parser(LightningArgumentParser):
     def resolve(self, config: dict[str, Any]) -> dict[str, Any]:
         """Say a composed configuration with everything that it leaves to the defaults."""
         text = self.dump(self.parse_object(config), skip_unset=False, skip_validation=True)
-        resolved: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)
+        resolved: dict[str, Any] = yaml.safe_load(text)
         return resolved
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
